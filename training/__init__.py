@@ -1,0 +1,3 @@
+"""Adapt a frozen Swin Transformer to several dense tasks at once (PTSA, arXiv 2509.19602)."""
+
+import training._torchvision  # noqa: F401  must run before anything imports timm

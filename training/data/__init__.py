@@ -1,0 +1,8 @@
+"""Photos and their labels: the sets this project knows, how they are augmented, how they are mixed."""
+
+from training.data.ccp import CCP
+from training.data.nyu import NYU
+
+__all__ = ["DATASETS"]
+
+DATASETS = {"nyu": NYU, "ccp": CCP}

@@ -1,0 +1,58 @@
+"""Several data sets at once: each optimiser step takes one batch of each, and a step is a pure function of its number."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from training.data.labels import LabelledPhoto
+from training.data.transforms import Augmentation, to_tensors
+
+__all__ = ["Mix", "Source"]
+
+Batch = dict[str, Any]  # name: list[str]; image and labels: tensors
+
+
+class Source(Dataset[dict[str, Any]]):
+    """Training samples of one data set, endless: sample i depends on (seed, i) alone; each epoch is a new order."""
+
+    def __init__(self, data, *, size: tuple[int, int], augment: Augmentation, seed: int) -> None:
+        self.data = data
+        self._size = size
+        self._label_size = (size[0] // 2, size[1] // 2)
+        self._augment = augment
+        self._seed = seed
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, place = divmod(index, len(self.data))
+        order = np.random.default_rng((self._seed, epoch)).permutation(len(self.data))
+        rng = np.random.default_rng((self._seed, epoch, place))
+        sample: LabelledPhoto = self.data[int(order[place])]
+        sample, box = self._augment(sample, rng)
+        return to_tensors(sample, self._size, self._label_size, box)
+
+
+class Mix:
+    """`Mix({name: (source, batch)}).steps(first, last)` yields {name: batch}, one a step; resuming is starting later."""
+
+    def __init__(self, sources: dict[str, tuple[Source, int]], *, workers: int) -> None:
+        self._sources = sources
+        self._workers = workers
+
+    def steps(self, first: int, last: int) -> Iterator[dict[str, Batch]]:
+        loaders = []
+        for source, batch in self._sources.values():
+            indices = [range(step * batch, (step + 1) * batch) for step in range(first, last)]
+            loaders.append(
+                DataLoader(
+                    source,
+                    batch_sampler=indices,
+                    num_workers=self._workers,
+                    generator=torch.Generator(),
+                    prefetch_factor=3 if self._workers else None,
+                )
+            )
+        for batches in zip(*loaders, strict=True):
+            yield dict(zip(self._sources, batches, strict=True))
