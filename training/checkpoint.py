@@ -85,7 +85,8 @@ def _read_metadata(path: Path) -> dict:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, "pt") as file:
         return {
-            name: t.float() if (t := file.get_tensor(name)).dtype == torch.float16 else t for name in file.keys()  # noqa: SIM118
+            name: t.float() if (t := file.get_tensor(name)).dtype == torch.float16 else t
+            for name in file.keys()  # noqa: SIM118
         }
 
 

@@ -1,7 +1,8 @@
 """A checkpoint's figures on a split: every photo once, maps at the labels' own size."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from training.data.labels import LabelledPhoto
 from training.data.transforms import to_tensors
 from training.heads import finish
 from training.metrics import metric_for
-from training.model import PTSAModel
 
 __all__ = ["EvaluateConfig", "evaluate", "figures"]
 
@@ -73,8 +73,8 @@ class _Photos(Dataset[dict]):
 
 
 @torch.inference_mode()
-def figures(model: PTSAModel, data, size: tuple[int, int], *, limit: int = 0) -> Figures:
-    """Task -> figure -> value, for the tasks that both the model and the data set have."""
+def figures(model: Any, data, size: tuple[int, int], *, limit: int = 0) -> Figures:
+    """Task -> figure -> value, for the tasks that both the model (a PTSAModel) and the data set have."""
     count = min(limit, len(data)) if limit else len(data)
     indices = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
     tasks = [task for task in data.tasks if task in model.tasks]

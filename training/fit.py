@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
@@ -82,7 +83,11 @@ class FitConfig:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        faults = [f"data set {name!r} is unknown; known are {', '.join(DATASETS)}" for name in self.data if name not in DATASETS]
+        faults = [
+            f"data set {name!r} is unknown; known are {', '.join(DATASETS)}"
+            for name in self.data
+            if name not in DATASETS
+        ]
         faults += [f"--batches has nothing for {name}" for name in self.data if not self.batches.get(name)]
         if len(self.ranks) != 4:
             faults.append(f"--ranks needs 4 numbers, one a stage; got {self.ranks}")
@@ -202,8 +207,9 @@ def _class_counts(sets: dict[str, Any], model: PTSAModel) -> dict[str, Tensor]:
             if task not in model.tasks or model.tasks[task].kind != "classes":
                 continue
             some = range(0, len(data), max(1, len(data) // 64))
-            labels = torch.cat([torch.from_numpy(data[i].labels[task].ravel()) for i in some])
-            counts[task] = torch.bincount(labels[labels != IGNORE].long(), minlength=model.tasks[task].channels)
+            labels = np.concatenate([data[i].labels[task].ravel() for i in some])
+            pixels = np.bincount(labels[labels != IGNORE], minlength=model.tasks[task].channels)
+            counts[task] = torch.from_numpy(pixels)
     return counts
 
 
@@ -221,7 +227,9 @@ def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
                 and (p.ndim >= 2 and "relative_position" not in name) == matrices
             ]
             if chosen:
-                groups.append({"params": chosen, "peak": peak, "weight_decay": config.weight_decay if matrices else 0.0})
+                groups.append(
+                    {"params": chosen, "peak": peak, "weight_decay": config.weight_decay if matrices else 0.0}
+                )
     return groups
 
 

@@ -15,6 +15,7 @@ from training.tree import TaskTree
 
 __all__ = ["ModelConfig", "PTSAModel"]
 
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What it takes to build a model again. `ranks`: of the adapters, a stage; 0 = none."""
@@ -38,6 +39,9 @@ class PTSAModel(nn.Module):
     `forward(images, tasks)`: images (N, 3, H, W), uint8 or float, RGB 0...255, H and W multiples of 32. Returns task
     -> (N, channels, H/4, W/4); `training.heads.finish` turns them into maps. `tasks` defaults to all.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: ModelConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()

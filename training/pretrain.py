@@ -1,8 +1,8 @@
 """Distil small pre-trained teachers into a Swin, on photos without labels.
 
-The student's stage outputs predict, through a norm and one linear layer each, the teacher's feature maps of the same stride
-(standardised a channel, smooth L1) and its logits (KL divergence): what FitNets (arXiv 1412.6550) calls hints.
-The linear layers are thrown away afterwards. Nothing of the teachers' structure is assumed but named maps.
+The student's stage outputs predict, through a norm and one linear layer each, the teacher's feature maps of the same
+stride (standardised a channel, smooth L1) and its logits (KL divergence): what FitNets (arXiv 1412.6550) calls hints.
+These readouts are thrown away afterwards. Nothing of the teachers' structure is assumed but named maps.
 """
 
 import time
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from lightning.fabric import Fabric
 from safetensors.torch import save_file
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
@@ -106,7 +107,7 @@ def _targets(teachers: Sequence[Teacher], sample: Tensor) -> list[_Target]:
 class _Student(nn.Module):
     """The backbone with one linear layer a target; stage 3's targets also see stage 4 (up-sampled twice)."""
 
-    def __init__(self, swin: nn.Module, targets: Sequence[_Target], compiled: bool) -> None:
+    def __init__(self, swin: SwinTransformer, targets: Sequence[_Target], compiled: bool) -> None:
         super().__init__()
         self.swin = swin
         self.targets = targets
@@ -191,7 +192,9 @@ def pretrain(config: PretrainConfig) -> Path:
 
     def batches(first: int) -> Iterator[Tensor]:
         rest = Subset(photos, range(first * config.batch, len(photos)))
-        loader = DataLoader(rest, config.batch, num_workers=config.workers, prefetch_factor=4 if config.workers else None)
+        loader = DataLoader(
+            rest, config.batch, num_workers=config.workers, prefetch_factor=4 if config.workers else None
+        )
         for images in loader:
             yield images.to(fabric.device, non_blocking=True).to(torch.float32)
 

@@ -39,7 +39,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
             if not sys.stderr.isatty():
                 self._bar.refresh()
-                print(file=sys.stderr, flush=True)
+                sys.stderr.write("\n")
 
     def close(self) -> None:
         self._bar.update(self._bar.total - self._bar.n)

@@ -6,11 +6,13 @@ patches, which all share. timm's blocks stay as they are; only their linear laye
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from training.adapters import StreamLinear
+from training.swin import stages
 from training.tree import TaskTree
 
 __all__ = ["SLOTS", "StreamedSwin"]
@@ -24,16 +26,17 @@ class StreamedSwin(nn.Module):
 
     def __init__(self, swin: SwinTransformer, tree: TaskTree, ranks: Sequence[int]) -> None:
         super().__init__()
-        if len(tree.stages) != len(swin.layers) or len(ranks) != len(swin.layers):
+        layers = stages(swin)
+        if len(tree.stages) != len(layers) or len(ranks) != len(layers):
             raise ValueError(
-                f"the backbone has {len(swin.layers)} stages, the tree {len(tree.stages)}, the ranks {len(ranks)}"
+                f"the backbone has {len(layers)} stages, the tree {len(tree.stages)}, the ranks {len(ranks)}"
             )
         self.swin = swin
         self.tree = tree
-        for stage, (layer, rank) in enumerate(zip(swin.layers, ranks, strict=True)):
+        for stage, (layer, rank) in enumerate(zip(layers, ranks, strict=True)):
             if rank:
                 _adapt(layer, streams=len(tree.groups(stage)), rank=rank)
-        self._adapters = [[m for m in layer.modules() if isinstance(m, StreamLinear)] for layer in swin.layers]
+        self._adapters = [[m for m in layer.modules() if isinstance(m, StreamLinear)] for layer in layers]
 
     def forward(self, images: Tensor, tasks: Sequence[str]) -> dict[str, list[Tensor]]:
         """Stage outputs of each task: (N, h, w, C) at strides 4, 8, 16, 32, for normalised images (N, 3, H, W).
@@ -44,7 +47,7 @@ class StreamedSwin(nn.Module):
         x = self.swin.patch_embed(images)
         taps: dict[str, list[Tensor]] = {task: [] for task in tasks}
         before = [0]
-        for stage, layer in enumerate(self.swin.layers):
+        for stage, layer in enumerate(stages(self.swin)):
             active = sorted({self.tree.group_of(stage, task) for task in tasks})
             x = layer.downsample(x)
             x = self._split(x, n, stage, before, active)
@@ -68,8 +71,8 @@ class StreamedSwin(nn.Module):
         return x.unflatten(0, (len(before), n))[parents].flatten(0, 1)
 
 
-def _adapt(layer: nn.Module, *, streams: int, rank: int) -> None:
-    for block in layer.blocks:  # pyright: ignore[reportGeneralTypeIssues]
+def _adapt(layer: Any, *, streams: int, rank: int) -> None:
+    for block in layer.blocks:
         for owner, name in SLOTS:
             module = getattr(block, owner)
             setattr(module, name, StreamLinear(getattr(module, name), streams=streams, rank=rank))

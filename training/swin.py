@@ -1,13 +1,25 @@
 """Which Swin Transformers can be built, how weights get in, and which size they expect. The blocks are timm's."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-__all__ = ["MEAN", "STD", "SWINS", "WINDOW", "build_swin", "load_swin", "set_size", "stage_maps", "stage_widths"]
+__all__ = [
+    "MEAN",
+    "STD",
+    "SWINS",
+    "WINDOW",
+    "build_swin",
+    "load_swin",
+    "set_size",
+    "stage_maps",
+    "stage_widths",
+    "stages",
+]
 
 WINDOW = 7
 
@@ -45,13 +57,13 @@ def build_swin(name: str, *, size: tuple[int, int] = (224, 224), drop_path: floa
         if hasattr(module, "fused_attn"):
             # For windows of 49 tokens the fused kernel is slower on a CPU: 52 against 40 ms a photo of 224 x 224,
             # forward and backward in bf16 on two cores.
-            module.fused_attn = torch.cuda.is_available()
+            setattr(module, "fused_attn", torch.cuda.is_available())  # noqa: B010  pyright takes timm's flag for a tensor
     return swin
 
 
 def set_size(swin: SwinTransformer, size: tuple[int, int]) -> None:
     """Make masks and windows for inputs (H, W), each a multiple of 32; weights stay as they are."""
-    if tuple(swin.patch_embed.img_size or ()) == size:
+    if swin.patch_embed.img_size == size:  # pyright: ignore[reportAttributeAccessIssue]
         return
     if size[0] % 32 or size[1] % 32:
         raise ValueError(f"input size {size[0]} x {size[1]}: both sides must be multiples of 32")
@@ -66,13 +78,17 @@ def load_swin(swin: SwinTransformer, path: Path | str) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of backbone weights")
     weights = {k: v.float() for k, v in load_file(path).items() if not k.startswith(("head.", "norm."))}
-    weights = checkpoint_filter_fn(weights, swin)
-    missing, unexpected = swin.load_state_dict(weights, strict=False)
-    if missing or unexpected:
+    own = swin.state_dict()
+    width = weights.get("patch_embed.proj.weight", torch.empty(0)).shape
+    if width == own["patch_embed.proj.weight"].shape:  # else the resizing of tables has nothing to go by
+        weights = checkpoint_filter_fn(weights, swin)
+    odd = [name for name in own.keys() | weights.keys() if name not in own or name not in weights]
+    odd = odd or [name for name, tensor in own.items() if tensor.shape != weights[name].shape]
+    if odd:
         raise ValueError(
-            f"{path} does not fit this backbone: missing {missing[:3]}, unexpected {unexpected[:3]}; "
-            f"was it made from another one of {', '.join(SWINS)}?"
+            f"{path} does not fit this backbone: {sorted(odd)[:3]} differ; made from another one of {', '.join(SWINS)}?"
         )
+    swin.load_state_dict(weights)
 
 
 def stage_widths(swin: SwinTransformer) -> tuple[int, ...]:
@@ -80,11 +96,16 @@ def stage_widths(swin: SwinTransformer) -> tuple[int, ...]:
     return tuple(info["num_chs"] for info in swin.feature_info)
 
 
+def stages(swin: SwinTransformer) -> list[Any]:
+    """The four stages; each has `downsample` (merging of patches; nothing in the first) and `blocks`."""
+    return list(cast(nn.Sequential, swin.layers))
+
+
 def stage_maps(swin: SwinTransformer, images: Tensor) -> list[Tensor]:
     """Outputs of the four stages for normalised images (N, 3, H, W): channels last, at strides 4, 8, 16, 32."""
     x = swin.patch_embed(images)
     maps = []
-    for stage in swin.layers:
+    for stage in stages(swin):
         x = stage(x)
         maps.append(x)
     return maps

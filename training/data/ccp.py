@@ -28,9 +28,13 @@ class CCP(Dataset[LabelledPhoto]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def photo_path(self, index: int) -> Path:
+        """The photo's file."""
+        return self._folder / f"{self._names[index]}.jpg"
+
     def __getitem__(self, index: int) -> LabelledPhoto:
         name = self._names[index]
-        image = read_image(self._folder / f"{name}.jpg", "RGB")
+        image = read_image(self.photo_path(index), "RGB")
         path = self._folder / f"{name}.png"
         stored = read_image(path)
         check_size(path, stored, image)

@@ -1,4 +1,4 @@
-"""Several data sets at once: each optimiser step takes one batch of each, and a step is a pure function of its number."""
+"""Several data sets at once: each optimiser step takes one batch of each, and depends on its number alone."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +35,7 @@ class Source(Dataset[dict[str, Any]]):
 
 
 class Mix:
-    """`Mix({name: (source, batch)}).steps(first, last)` yields {name: batch}, one a step; resuming is starting later."""
+    """`Mix({name: (source, batch)}).steps(first, last)` yields {name: batch} a step; resuming is starting later."""
 
     def __init__(self, sources: dict[str, tuple[Source, int]], *, workers: int) -> None:
         self._sources = sources
@@ -44,7 +44,7 @@ class Mix:
     def steps(self, first: int, last: int) -> Iterator[dict[str, Batch]]:
         loaders = []
         for source, batch in self._sources.values():
-            indices = [range(step * batch, (step + 1) * batch) for step in range(first, last)]
+            indices = [list(range(step * batch, (step + 1) * batch)) for step in range(first, last)]
             loaders.append(
                 DataLoader(
                     source,

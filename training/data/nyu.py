@@ -34,9 +34,13 @@ class NYU(Dataset[LabelledPhoto]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def photo_path(self, index: int) -> Path:
+        """The photo's file."""
+        return self._folder / "image" / f"{self._names[index]}.jpg"
+
     def __getitem__(self, index: int) -> LabelledPhoto:
         name = self._names[index]
-        image = read_image(self._folder / "image" / f"{name}.jpg", "RGB")
+        image = read_image(self.photo_path(index), "RGB")
         paths = {
             "segmentation": self._folder / "segmentation" / f"{name}.png",
             "depth": self._folder / "depth" / f"{name}.png",

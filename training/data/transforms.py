@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from training.data.labels import LabelledPhoto
 
-__all__ = ["Augmentation", "flip", "to_tensors", "zoom"]
+__all__ = ["Augmentation", "flip", "nearest", "to_tensors", "zoom"]
 
 Box = tuple[float, float, float, float]
 
@@ -68,19 +68,25 @@ def zoom(sample: LabelledPhoto, scale: float, right: float, down: float) -> tupl
 def to_tensors(
     sample: LabelledPhoto, size: tuple[int, int], label_size: tuple[int, int] | None, box: Box | None = None
 ) -> dict[str, Any]:
-    """`name`; `image`: uint8 (3, *size), antialiased; each label at `label_size` (nearest; None: as it is), normals (3, h, w)."""
+    """`name`; `image`: uint8 (3, *size), antialiased; labels at `label_size` (nearest; None: as they are).
+
+    Normals become (3, h, w).
+    """
     height, width = size
     image = Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR, box=box)
-    tensors: dict[str, Any] = {"name": sample.name, "image": torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()}
+    tensors: dict[str, Any] = {
+        "name": sample.name,
+        "image": torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(),
+    }
     for task, label in sample.labels.items():
         if label_size is not None:
-            label = _nearest(label, label_size, box)
+            label = nearest(label, label_size, box)
         tensor = torch.from_numpy(np.ascontiguousarray(label))
         tensors[task] = tensor.permute(2, 0, 1).contiguous() if task == "normals" else tensor
     return tensors
 
 
-def _nearest(label: NDArray, size: tuple[int, int], box: Box | None) -> NDArray:
+def nearest(label: NDArray, size: tuple[int, int], box: Box | None = None) -> NDArray:
     """Labels at pixel centres of a grid over the box: nothing is ever averaged."""
     left, upper, right, lower = box or (0, 0, label.shape[1], label.shape[0])
     rows = upper + (np.arange(size[0]) + 0.5) * (lower - upper) / size[0]

@@ -1,0 +1,103 @@
+"""python -m benchmarks QUESTION: graph, requests, load, memory, accuracy, trivial."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from benchmarks.accuracy import measure_accuracy, measure_trivial
+from benchmarks.graph import measure_graph
+from benchmarks.measurement import Measurement, save, table
+from benchmarks.service import measure_load, measure_memory, measure_requests
+from ptsa_serve.artifact import Artifact, default_artifact
+from ptsa_serve.engines import load_engine
+from ptsa_serve.errors import PTSAError
+from ptsa_serve.predictor import Predictor
+
+_model = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
+_threads = click.option("--threads", default=2, show_default=True, help="of the engine")
+_out = click.option("--out", type=click.Path(path_type=Path), help="also write the figures to this JSON file")
+_data = click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="folder of the data set")
+_set = click.option("--set", "name", type=click.Choice(["nyu", "ccp"]), required=True)
+_split = click.option("--split", default="val", show_default=True)
+
+
+def _artifact(model: Path | None) -> Artifact:
+    return Artifact.open(model or default_artifact())
+
+
+def _report(measurement: Measurement, out: Path | None) -> None:
+    print(table(measurement))
+    save(measurement, out)
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command(help="How well does one graph use the machine, against a graph a task?")
+@_model
+@_threads
+@_out
+@click.option("--rounds", default=15, show_default=True)
+def graph(model: Path | None, threads: int, out: Path | None, rounds: int) -> None:
+    _report(measure_graph(_artifact(model), size=(384, 512), threads=threads, rounds=rounds), out)
+
+
+@main.command(help="What does the service add to the engine's own time?")
+@_model
+@_threads
+@_out
+@click.option("--rounds", default=30, show_default=True)
+def requests(model: Path | None, threads: int, out: Path | None, rounds: int) -> None:
+    _report(measure_requests(_artifact(model), threads=threads, rounds=rounds), out)
+
+
+@main.command(help="What does the service do under load, and when its queue is full?")
+@_model
+@_threads
+@_out
+@click.option("--clients", default=16, show_default=True)
+@click.option("--requests", "count", default=200, show_default=True)
+def load(model: Path | None, threads: int, out: Path | None, clients: int, count: int) -> None:
+    _report(measure_load(_artifact(model), threads=threads, clients=clients, requests=count), out)
+
+
+@main.command(help="How much memory does the service take, and does it grow?")
+@_model
+@_threads
+@_out
+@click.option("--requests", "count", default=2000, show_default=True)
+def memory(model: Path | None, threads: int, out: Path | None, count: int) -> None:
+    _report(measure_memory(_artifact(model), threads=threads, requests=count), out)
+
+
+@main.command(help="How good are the served maps on a labelled split?")
+@_model
+@_threads
+@_out
+@_data
+@_set
+@_split
+@click.option("--limit", default=0, help="about so many photos, evenly spread; 0 = all")
+def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, name: str, split: str, limit: int) -> None:
+    artifact = _artifact(model)
+    predictor = Predictor(artifact, load_engine("onnxruntime", artifact, threads))
+    _report(measure_accuracy(predictor, name=name, root=root, split=split, limit=limit), out)
+
+
+@main.command(help="How good is a predictor that does not look at the photo?")
+@_out
+@_data
+@_set
+@_split
+def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
+    _report(measure_trivial(name=name, root=root, split=split), out)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (PTSAError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,70 @@
+"""What is written down of a measurement: the question, the figures, and the conditions that they hold under."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+__all__ = ["Measurement", "median_ms", "save", "table"]
+
+_PACKAGES = ("ptsa-serve", "onnxruntime", "bentoml", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`figures`: name -> number, the unit in the name (`_ms`, `_percent`, `_per_second`, `_ratio`)."""
+
+    question: str
+    figures: dict[str, float]
+    conditions: dict[str, str | int | float]
+    machine: dict[str, str | int] = field(default_factory=lambda: _machine())
+
+
+def table(measurement: Measurement) -> str:
+    """The question, a line a figure, and the conditions."""
+    width = max(map(len, measurement.figures))
+    conditions = {**measurement.conditions, **measurement.machine}
+    lines = [f"  {name:<{width}}  {value:.4g}" for name, value in measurement.figures.items()]
+    return "\n".join([measurement.question, *lines, "  " + ", ".join(f"{k} {v}" for k, v in conditions.items())])
+
+
+def save(measurement: Measurement, out: Path | None) -> None:
+    """Write the measurement as JSON if `out` names a file."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(asdict(measurement), indent=1) + "\n")
+
+
+def median_ms(seconds: list[float]) -> float:
+    ordered = sorted(seconds)
+    return 1000 * ordered[len(ordered) // 2]
+
+
+def _machine() -> dict[str, str | int]:
+    facts: dict[str, str | int] = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count() or 0,
+        "load_average": f"{os.getloadavg()[0]:.1f}",
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": _commit(),
+    }
+    return facts | {name: version(name) for name in _PACKAGES}
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or "unknown"

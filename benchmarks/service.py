@@ -1,0 +1,149 @@
+"""What does the service add to the engine's own time, what does it do under load, and how much memory does it take?"""
+
+import asyncio
+import io
+import re
+import time
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from benchmarks.measurement import Measurement, median_ms
+from benchmarks.server import Server, running_server
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.engines import load_engine
+
+__all__ = ["measure_load", "measure_memory", "measure_requests", "photo_640"]
+
+
+def photo_640(artifact: Artifact) -> bytes:
+    """The artifact's sample photo as a JPEG of 640 x 480."""
+    jpeg, _ = artifact.sample()
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg)).convert("RGB").resize((640, 480)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measurement:
+    """One photo of 640 x 480 at a time: whole requests by format, beside the engine's own time inside them."""
+    data = photo_640(artifact)
+    whole: dict[str, list[float]] = {"npz": [], "zip": []}
+    engine: dict[str, list[float]] = {"npz": [], "zip": []}
+    with running_server(PTSA_THREADS=str(threads)) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        for number in range(rounds + 3):
+            for format_ in whole:
+                start = time.perf_counter()
+                answer = client.post("/v1/predict", params={"format": format_}, files={"image": data})
+                seconds = time.perf_counter() - start
+                answer.raise_for_status()
+                if number >= 3:
+                    whole[format_].append(seconds)
+                    engine[format_].append(_server_timing(answer)["model"] / 1000)
+    figures = {}
+    for format_ in whole:
+        extra = [a - b for a, b in zip(whole[format_], engine[format_], strict=True)]
+        figures |= {
+            f"{format_}_request_ms": median_ms(whole[format_]),
+            f"{format_}_engine_ms": median_ms(engine[format_]),
+            f"{format_}_above_engine_ms": median_ms(extra),
+        }
+    conditions = {"photo": "640x480 JPEG", "threads": threads, "rounds": rounds, "clients": 1}
+    return Measurement("What does the service add to the engine's own time?", figures, conditions)
+
+
+def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: int) -> Measurement:
+    """Closed loop of `clients`; the engine alone is timed before and after on the same photo."""
+    data = photo_640(artifact)
+    before = _offline_rate(artifact, threads)
+    with running_server(PTSA_THREADS=str(threads), PTSA_QUEUE=str(4 * clients)) as server:
+        seconds, statuses = asyncio.run(_closed_loop(server, data, clients, requests))
+    after = _offline_rate(artifact, threads)
+    with running_server(PTSA_THREADS=str(threads), PTSA_QUEUE="2") as server:
+        overflow = asyncio.run(_burst(server, data, 24))
+    offline = (before + after) / 2
+    refused = [wait for status, wait, retry in overflow if status == 503 and retry]
+    figures = {
+        "service_photos_per_second": requests / seconds,
+        "engine_photos_per_second": offline,
+        "service_against_engine_percent": 100 * requests / seconds / offline,
+        "failures": float(sum(status != 200 for status in statuses)),
+        "burst_of_24_queue_2_answered": float(sum(status == 200 for status, *_ in overflow)),
+        "burst_of_24_queue_2_refused_with_retry_after": float(len(refused)),
+        "burst_refusal_ms": median_ms(refused) if refused else float("nan"),
+    }
+    conditions = {
+        "photo": "640x480 JPEG",
+        "format": "npz",
+        "threads": threads,
+        "clients": clients,
+        "requests": requests,
+    }
+    return Measurement("What does the service do under load?", figures, conditions)
+
+
+def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measurement:
+    """Resident memory when ready, after photos of every size, and after many requests."""
+    jpeg, _ = artifact.sample()
+    sizes = [(640, 480), (480, 640), (512, 512), (640, 360), (360, 640)]
+    photos = []
+    for size in sizes:
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(jpeg)).convert("RGB").resize(size).save(buffer, "JPEG")
+        photos.append(buffer.getvalue())
+    with running_server(PTSA_THREADS=str(threads)) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        figures = {"ready_MB": server.resident_mb()}
+        marks = {20: "after_20_requests_MB", requests // 2: f"after_{requests // 2}_requests_MB"}
+        for number in range(1, requests + 1):
+            client.post("/v1/predict?format=npz", files={"image": photos[number % 5]}).raise_for_status()
+            if number in marks:
+                figures[marks[number]] = server.resident_mb()
+        figures[f"after_{requests}_requests_MB"] = server.resident_mb()
+    conditions = {"threads": threads, "requests": requests, "photos": "five aspect ratios in turn"}
+    return Measurement("How much memory does the service take, and does it grow?", figures, conditions)
+
+
+def _server_timing(answer: httpx.Response) -> dict[str, float]:
+    return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"])}
+
+
+def _offline_rate(artifact: Artifact, threads: int, runs: int = 15) -> float:
+    """Photos a second of the engine alone, by the median run."""
+    engine = load_engine("onnxruntime", artifact, threads)
+    photo = np.zeros((1, 384, 512, 3), np.uint8)
+    times = []
+    for number in range(runs + 2):
+        start = time.perf_counter()
+        engine.run(photo)
+        if number >= 2:
+            times.append(time.perf_counter() - start)
+    engine.close()
+    return 1000 / median_ms(times)
+
+
+async def _closed_loop(server: Server, data: bytes, clients: int, requests: int) -> tuple[float, list[int]]:
+    statuses: list[int] = []
+    left = iter(range(requests))
+
+    async def one(client: httpx.AsyncClient) -> None:
+        for _ in left:
+            answer = await client.post("/v1/predict?format=npz", files={"image": data})
+            statuses.append(answer.status_code)
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        await client.post("/v1/predict?format=npz", files={"image": data})
+        start = time.perf_counter()
+        await asyncio.gather(*(one(client) for _ in range(clients)))
+        return time.perf_counter() - start, statuses
+
+
+async def _burst(server: Server, data: bytes, count: int) -> list[tuple[int, float, str | None]]:
+    """Status, seconds and Retry-After of `count` requests at once."""
+
+    async def one(client: httpx.AsyncClient) -> tuple[int, float, str | None]:
+        start = time.perf_counter()
+        answer = await client.post("/v1/predict?format=npz", files={"image": data})
+        return answer.status_code, time.perf_counter() - start, answer.headers.get("retry-after")
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        return await asyncio.gather(*(one(client) for _ in range(count)))

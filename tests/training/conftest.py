@@ -1,0 +1,73 @@
+"""A Swin small enough for milliseconds, and data sets of a few photos in the layouts of the real ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.model import ModelConfig, PTSAModel
+from training.swin import SWINS
+from training.tree import TaskTree
+
+TREE = TaskTree.parse(
+    "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "
+    "segmentation,saliency | depth,normals / segmentation | depth | normals | saliency"
+)
+
+
+@pytest.fixture(autouse=True)
+def small_swin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SWINS, "swin_test", {"embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3)})
+    torch.manual_seed(0)
+
+
+def _randomise(model: PTSAModel) -> PTSAModel:
+    """Give the adapters and batch norms values that matter: at the start, `up` is 0."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".up"):
+            torch.nn.init.normal_(parameter, std=0.05)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def tree() -> TaskTree:
+    return TREE
+
+
+@pytest.fixture
+def randomise() -> Callable[[PTSAModel], PTSAModel]:
+    return _randomise
+
+
+@pytest.fixture
+def model() -> PTSAModel:
+    return _randomise(PTSAModel(ModelConfig("swin_test", TREE, (2, 2, 3, 3), width=8)))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders `nyu` and `ccp` with a few small photos each."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+
+    def save(path: Path, array: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+
+    for split, count in (("train", 5), ("val", 3)):
+        for i in range(count):
+            photo = np.kron(rng.integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+            blocks = np.kron(rng.integers(0, 39, (6, 8)), np.ones((8, 8))).astype(np.uint8)
+            save(root / f"nyu/{split}/image/{i:04}.jpg", photo)
+            save(root / f"nyu/{split}/segmentation/{i:04}.png", blocks)
+            save(root / f"nyu/{split}/depth/{i:04}.png", (blocks.astype(np.uint16) + 20) * 50)
+            save(root / f"nyu/{split}/normals/{i:04}.jpg", np.full_like(photo, (128, 128, 255)))
+            save(root / f"ccp/{split}/{i:04}.jpg", photo)
+            save(root / f"ccp/{split}/{i:04}.png", (blocks > 20).astype(np.uint8))
+    return {"nyu": root / "nyu", "ccp": root / "ccp"}

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptsa_serve.tasks import TASKS
+from training.metrics import metric_for
+
+rng = np.random.default_rng(0)
+
+
+def unit(shape: tuple[int, ...]) -> np.ndarray:
+    v = rng.normal(size=(*shape, 3))
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+MAPS = {
+    "segmentation": lambda: rng.integers(0, 39, (12, 16)).astype(np.uint8),
+    "depth": lambda: rng.uniform(0.5, 9, (12, 16)),
+    "normals": lambda: unit((12, 16)),
+    "saliency": lambda: (rng.random((12, 16)) > 0.5).astype(np.uint8),
+}
+BEST = {"mIoU_percent": 100, "RMSE_m": 0, "mean_angle_degrees": 0, "IoU_percent": 100, "max_F_percent": 100}
+
+
+@pytest.mark.parametrize("task", MAPS)
+def test_the_label_itself_scores_best(task: str) -> None:
+    metric = metric_for(TASKS[task])
+    for _ in range(3):
+        label = MAPS[task]()
+        metric.update(label, label)
+    figures = metric.compute()
+    for name, best in BEST.items():
+        if name in figures:
+            assert figures[name] == pytest.approx(best, abs=1e-6)
+
+
+def test_miou_is_counted_over_the_split_not_averaged_over_photos() -> None:
+    metric = metric_for(TASKS["segmentation"])
+    metric.update(np.array([[0, 0, 0, 1]]), np.array([[0, 0, 0, 0]]))
+    metric.update(np.array([[1, 1, 1, 1]]), np.array([[1, 1, 1, 1]]))
+    assert metric.compute()["mIoU_percent"] == pytest.approx(100 * (3 / 4 + 4 / 5) / 2)
+
+
+def test_ignored_pixels_do_not_count() -> None:
+    metric = metric_for(TASKS["segmentation"])
+    metric.update(np.array([[3, 7]]), np.array([[3, 255]]))
+    assert metric.compute()["mIoU_percent"] == 100
+    depth = metric_for(TASKS["depth"])
+    depth.update(np.array([[2.0, 9.0]]), np.array([[1.0, 0.0]]))
+    assert depth.compute()["RMSE_m"] == 1
+
+
+def test_opposite_normals_are_180_degrees_apart() -> None:
+    metric = metric_for(TASKS["normals"])
+    n = unit((4, 4))
+    metric.update(-n, n)
+    assert metric.compute()["mean_angle_degrees"] == pytest.approx(180)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000))
+def test_saliency_f_matches_a_loop_over_thresholds(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    p, t = generator.random((9, 7)), generator.random((9, 7)) > 0.6
+    metric = metric_for(TASKS["saliency"])
+    metric.update(p, t.astype(np.uint8))
+    best = 0.0
+    for k in range(255):
+        chosen = p > k / 255
+        precision = (chosen & t).sum() / chosen.sum() if chosen.any() else 1.0
+        recall = (chosen & t).sum() / max(1, t.sum())
+        best = max(best, 1.3 * precision * recall / max(0.3 * precision + recall, 1e-12))
+    assert metric.compute()["max_F_percent"] == pytest.approx(100 * best)
