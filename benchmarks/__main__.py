@@ -1,4 +1,4 @@
-"""python -m benchmarks QUESTION: graph, requests, load, memory, accuracy, trivial."""
+"""python -m benchmarks QUESTION: graph, requests, load, memory, accuracy, trivial, picture."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 from benchmarks.accuracy import measure_accuracy, measure_trivial
 from benchmarks.graph import measure_graph
 from benchmarks.measurement import Measurement, save, table
+from benchmarks.picture import draw
 from benchmarks.service import measure_load, measure_memory, measure_requests
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.engines import load_engine
@@ -94,6 +95,16 @@ def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, nam
 @_split
 def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
     _report(measure_trivial(name=name, root=root, split=split), out)
+
+
+@main.command(help="What do the maps look like? Writes a contact sheet.")
+@_model
+@_threads
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="picture to write")
+def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Path) -> None:
+    artifact = _artifact(model)
+    draw(Predictor(artifact, load_engine("onnxruntime", artifact, threads)), photos, out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.graph import cut, multiply_adds
+
+
+def two_headed() -> onnx.ModelProto:
+    """image (N, 4, 4, 3) -> shared product (3 x 8) -> `a` (8 x 2), `b` (8 x 5)."""
+    weights = {"w": (3, 8), "wa": (8, 2), "wb": (8, 5)}
+    nodes = [
+        helper.make_node("MatMul", ["image", "w"], ["h"]),
+        helper.make_node("MatMul", ["h", "wa"], ["a"]),
+        helper.make_node("MatMul", ["h", "wb"], ["b"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [value("image", TensorProto.FLOAT, ["N", 4, 4, 3])],
+        [value("a", TensorProto.FLOAT, ["N", 4, 4, 2]), value("b", TensorProto.FLOAT, ["N", 4, 4, 5])],
+        [numpy_helper.from_array(np.zeros(s, np.float32), n) for n, s in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_multiply_adds_of_products() -> None:
+    assert multiply_adds(two_headed()) == 16 * (3 * 8 + 8 * 2 + 8 * 5)
+
+
+def test_a_cut_graph_keeps_what_one_output_needs() -> None:
+    part = cut(two_headed(), "a")
+    onnx.checker.check_model(part)
+    assert [output.name for output in part.graph.output] == ["a"]
+    assert {tensor.name for tensor in part.graph.initializer} == {"w", "wa"}
+    assert multiply_adds(part) == 16 * (3 * 8 + 8 * 2)
+
+
+def test_multiply_adds_of_a_convolution() -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        "conv",
+        [value("x", TensorProto.FLOAT, ["N", 6, 5, 4])],
+        [value("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.zeros((7, 6, 3, 3), np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert multiply_adds(model) == 5 * 4 * 7 * 6 * 9
