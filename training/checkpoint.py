@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -68,11 +68,14 @@ def _compact(tensor: Tensor) -> Tensor:
 
 
 def is_checkpoint(path: Path | str) -> bool:
-    """Whether a safetensors file holds a whole model, not a backbone alone. Raises FileNotFoundError."""
+    """Whether a safetensors file holds a whole model, not a backbone alone. Raises FileNotFoundError or ValueError."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of weights; `python -m training pretrain` or `fit` writes one")
-    with safe_open(path, "pt") as file:
-        return "ptsa" in (file.metadata() or {})
+    try:
+        with safe_open(path, "pt") as file:
+            return "ptsa" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no ptsa checkpoint or weights, or damaged: {error}") from None
 
 
 def _read_metadata(path: Path) -> dict:

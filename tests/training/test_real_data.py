@@ -29,7 +29,7 @@ def test_labels_are_in_their_units(root: Path) -> None:
     for index in range(0, len(nyu), 40):
         labels = nyu[index].labels
         depth, normals, classes = labels["depth"], labels["normals"], labels["segmentation"]
-        assert 0.5 < depth[depth > 0].min()
+        assert depth[depth > 0].min() > 0.5
         assert depth.max() <= 10
         lengths = np.linalg.norm(normals, axis=-1)
         assert np.all((np.abs(lengths - 1) < 1e-5) | (lengths == 0))

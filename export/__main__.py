@@ -1,0 +1,104 @@
+"""python -m export COMMAND: from a checkpoint to an artifact, and back to a standard ONNX folder."""
+
+import json
+import re
+from pathlib import Path
+
+import click
+import onnx_ir as ir
+
+from export.compile import CompileConfig, compile_artifact
+from export.errors import ExportError
+from export.graphs import SIZES
+from export.photos import choose_photos
+from export.verify import verify_artifact
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.errors import PTSAError
+
+# What a user can cause; anything else is a fault of ours and shows its traceback.
+MISTAKES = (ExportError, PTSAError, ValueError, OSError, ir.passes.PassError)
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+PHOTOS = click.option(
+    "--photos", multiple=True, required=True, type=click.Path(exists=True, path_type=Path),
+    help="Photo, or folder of photos, for the parity gate; may be repeated.",
+)  # fmt: skip
+PHOTO_COUNT = click.option("--photo-count", default=4, show_default=True, type=click.IntRange(min=1))
+
+
+class Commands(click.Group):
+    """A group whose commands answer a user's mistake with one line instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MISTAKES as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """From a checkpoint to an artifact that ptsa_serve opens."""
+
+
+@main.command("compile")
+@click.argument("checkpoint", type=FILE)
+@click.argument("out", type=FOLDER)
+@click.option("--sample", required=True, type=FILE, help="JPEG that ships in the artifact.")
+@PHOTOS
+@PHOTO_COUNT
+@click.option("--sizes", default=",".join(f"{h}x{w}" for h, w in SIZES), show_default=True, help="HxW, by commas.")
+@click.option("--name", default="ptsa-nano", show_default=True)
+@click.option("--version", default="1", show_default=True)
+@click.option("--metrics", type=FILE, help="JSON list of figures for the manifest.")
+@click.option("--licence", default="", help="What the manifest says about the use of weights and data.")
+def compile_command(out: Path, sizes: str, metrics: Path | None, **options) -> None:
+    """Write the artifact of CHECKPOINT to the folder OUT, if it passes the parity gate."""
+    figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics else ()
+    config = CompileConfig(out=out, sizes=parse_sizes(sizes), metrics=figures, **options)
+    artifact = compile_artifact(config, report=_report)
+    total = sum(path.stat().st_size for path in artifact.folder.iterdir())
+    click.echo(f"wrote {out}: {total / 2**20:.1f} MiB")
+    click.echo(json.dumps(artifact.manifest.parity, indent=2))
+
+
+@main.command()
+@click.argument("checkpoint", type=FILE)
+@click.argument("artifact", type=FOLDER)
+@PHOTOS
+@PHOTO_COUNT
+def verify(checkpoint: Path, artifact: Path, photos: tuple[Path, ...], photo_count: int) -> None:
+    """Compare ARTIFACT with the CHECKPOINT that it was made from, on photos."""
+    parity = verify_artifact(checkpoint, artifact, choose_photos(photos, photo_count), report=_report)
+    click.echo(json.dumps(parity, indent=2))
+
+
+@main.command()
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def unpack(artifact: Path, out: Path) -> None:
+    """Write ARTIFACT's graphs and one model.onnx.data to the new folder OUT, for any ONNX runtime."""
+    if out.exists():
+        raise ValueError(f"{out} exists; name a new folder")
+    Artifact.open(artifact).write_external_data(out)
+    click.echo(f"wrote {out}")
+
+
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Read "384x512,448x448" as ((384, 512), (448, 448)). Raises ValueError for anything else, and for repetitions."""
+    if not re.fullmatch(r"\d{1,4}x\d{1,4}(,\d{1,4}x\d{1,4})*", text):
+        raise ValueError(f"sizes are {text!r}; write heights and widths like 384x512,448x448")
+    sizes = tuple((int(h), int(w)) for h, w in (size.split("x") for size in text.split(",")))
+    wrong = [size for size in sizes if min(size) == 0 or size[0] % 32 or size[1] % 32]
+    if wrong or len(set(sizes)) != len(sizes):
+        raise ValueError(f"sizes are {text!r}; each once, and every side a multiple of 32")
+    return sizes
+
+
+def _report(line: str) -> None:
+    click.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m export")

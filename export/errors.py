@@ -1,0 +1,20 @@
+"""What export raises beside ValueError and OSError.
+
+ExportError
+├── EmitError     the ONNX exporter made something else than was asked for
+└── ParityError   two forms of one model disagree
+"""
+
+__all__ = ["EmitError", "ExportError", "ParityError"]
+
+
+class ExportError(Exception):
+    """Root of export's own errors; the message says what was found and what to do."""
+
+
+class EmitError(ExportError):
+    """The exporter's graph has other inputs, outputs or operators than it must have."""
+
+
+class ParityError(ExportError):
+    """Training form, folded network and engine do not give the same maps: no artifact is written."""

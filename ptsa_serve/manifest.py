@@ -1,0 +1,189 @@
+"""manifest.json, format "ptsa/1": all that a server must know of a model, parsed once into frozen records.
+
+Unknown fields, at any level, are kept and written back, so that a newer export can say more to a newer
+server.
+"""
+
+import json
+from pathlib import PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ptsa_serve.errors import ManifestError
+from ptsa_serve.tasks import Color, Kind, Task
+
+__all__ = ["FORMAT", "Backbone", "Counts", "FileRecord", "InputSpec", "Manifest", "Role", "TaskRecord", "Tree"]
+
+FORMAT = "ptsa/1"
+Role = Literal["graph", "weights", "sample-photo", "sample-maps", "other"]
+_AGAIN = "make the folder again with `python -m export`"
+
+
+class _Record(BaseModel):
+    """A frozen JSON object that keeps the fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class InputSpec(_Record):
+    """What a graph takes: `sizes` are (H, W) of the images, one graph each; the batch axis is dynamic."""
+
+    name: str = "image"
+    layout: Literal["NHWC"] = "NHWC"
+    dtype: Literal["uint8"] = "uint8"
+    color: Literal["RGB"] = "RGB"
+    sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
+
+
+class TaskRecord(_Record):
+    """A `Task` as JSON."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    kind: Kind
+    channels: int = Field(ge=1)
+    unit: str | None = None
+    classes: tuple[str, ...] = ()
+    colors: tuple[Color, ...] = ()
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """The record of `task`."""
+        return cls(
+            name=task.name,
+            kind=task.kind,
+            channels=task.channels,
+            unit=task.unit,
+            classes=task.classes,
+            colors=task.colors,
+        )
+
+    def task(self) -> Task:
+        """The task of this record."""
+        return Task(self.name, self.kind, self.channels, self.unit, self.classes, self.colors)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "metres" and self.unit != "m":
+            raise ValueError(f"unit is {self.unit!r}, a task in metres needs 'm'")
+        if self.kind == "classes" and not len(self.classes) == len(self.colors) == self.channels <= 256:
+            found = f"{self.channels} channels, {len(self.classes)} classes, {len(self.colors)} colors"
+            raise ValueError(f"found {found}; they must be equal, and at most 256")
+        if any(not 0 <= value <= 255 for color in self.colors for value in color):
+            raise ValueError("colors must be (red, green, blue) of 0 to 255")
+        return self
+
+
+class Tree(_Record):
+    """Which tasks share an adapter at which stage: for each stage the groups of tasks."""
+
+    version: Literal[1] = 1
+    tasks: tuple[str, ...]
+    stages: tuple[tuple[tuple[str, ...], ...], ...]
+
+
+class Backbone(_Record):
+    """The frozen network under the adapters; `sha256` of its weights file."""
+
+    name: str
+    sha256: str
+
+
+class FileRecord(_Record):
+    """One file of the folder. A graph has `height` and `width`, its entry of `InputSpec.sizes`."""
+
+    path: str
+    role: Role
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    height: int | None = None
+    width: int | None = None
+    precision: str | None = None
+    branches: str | None = None
+    tasks: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in self.path or ":" in self.path:
+            raise ValueError(f"path is {self.path!r}; it must be relative and stay inside the folder")
+        return self
+
+
+class Counts(_Record):
+    """Parameters (numbers) and, by "HxW", multiply-adds of one forward pass of all tasks."""
+
+    frozen: int = Field(ge=0)
+    trainable: int = Field(ge=0)
+    deployed: int = Field(ge=0)
+    multiply_adds: dict[str, int]
+
+
+class Manifest(_Record):
+    """All of manifest.json. Build it with `files=()` and let `write_artifact` fill them in."""
+
+    format: Literal["ptsa/1"] = FORMAT
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")
+    input: InputSpec
+    tasks: tuple[TaskRecord, ...] = Field(min_length=1)
+    tree: Tree
+    backbone: Backbone
+    files: tuple[FileRecord, ...] = ()
+    counts: Counts
+    metrics: tuple[dict[str, Any], ...] = ()
+    parity: dict[str, dict[str, Any]] = {}
+    provenance: dict[str, Any] = {}
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse manifest.json.
+
+        Raises ManifestError that names every fault at once, or the format where it is not "ptsa/1".
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise ManifestError(f"manifest.json is not JSON ({error}); {_AGAIN}") from None
+        found = document.get("format") if isinstance(document, dict) else None
+        if found != FORMAT:
+            hint = "install the ptsa-serve that reads it, or " + _AGAIN
+            raise ManifestError(f"manifest.json has format {found!r}, this ptsa-serve reads {FORMAT!r}; {hint}")
+        try:
+            # Strict: "448" is not 448. Only the JSON form of strictness takes an array for a tuple.
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(str(part) for part in fault['loc']) or 'manifest'}: {fault['msg']}"
+                for fault in error.errors(include_url=False)
+            )
+            raise ManifestError(f"manifest.json has {error.error_count()} faults: {faults}; {_AGAIN}") from None
+
+    def to_json(self) -> str:
+        """The text of manifest.json: the fields in the order of this class, two spaces a level, one newline
+        at the end.
+        """
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+
+    def task_table(self) -> dict[str, Task]:
+        """The tasks by name, in the model's order."""
+        return {record.name: record.task() for record in self.tasks}
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        names = [record.name for record in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tasks repeat a name: {names}")
+        if sorted(self.tree.tasks) != sorted(names):
+            raise ValueError(f"tree.tasks are {list(self.tree.tasks)}, tasks are {names}; they must be the same")
+        for number, stage in enumerate(self.tree.stages, 1):
+            if sorted(task for group in stage for task in group) != sorted(names):
+                raise ValueError(f"stage {number} of the tree must name each task once, found {stage}")
+        paths = [record.path for record in self.files]
+        if len(set(paths)) != len(paths):
+            raise ValueError(f"files repeat a path: {sorted(paths)}")
+        graphs = {(record.height, record.width) for record in self.files if record.role == "graph"}
+        if self.files and graphs != set(self.input.sizes):
+            found, wanted = sorted(graphs, key=str), sorted(self.input.sizes)
+            raise ValueError(f"graphs are there for sizes {found}, input.sizes are {wanted}")
+        return self

@@ -1,0 +1,161 @@
+"""The one pipeline: HTTP, BentoML, command line and benchmarks all go through `Predictor`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.engines.base import Engine
+from ptsa_serve.errors import EngineError, UnknownTask
+from ptsa_serve.images import FORMATS, ImageLimits, decode, inspect
+from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
+from ptsa_serve.resize import Grid, choose_size, shrink, stretch
+
+__all__ = ["Predictor", "Prepared"]
+
+# How far the maps of the sample may lie from those in the artifact, by `_difference`. Kernels of other
+# machines and bf16 engines stay well below; wrong weights, a wrong graph or wrong colours lie far above.
+_VERIFY: dict[str, float] = {"classes": 0.02, "metres": 0.01, "unit_vectors": 0.01, "probability": 0.01}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photo ready for the engine: `pixels` uint8 (H, W, 3) with (H, W) = `size`, one of the model's.
+
+    photo: what the maps will be scaled to. image: uint8 (height, width, 3), the whole photo, where it was
+    asked for. decode_ms: time that decoding and resizing took.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    photo: PhotoInfo
+    decode_ms: float
+    image: np.ndarray | None = None
+
+
+class Predictor:
+    """An artifact, the engine that runs it, and the limits of a photo. Everything but `run` is thread-safe;
+    `run` is as thread-safe as the engine.
+    """
+
+    def __init__(self, artifact: Artifact, engine: Engine, limits: ImageLimits | None = None) -> None:
+        self.artifact = artifact
+        self.engine = engine
+        self.limits = limits or ImageLimits()
+        self.tasks = artifact.manifest.task_table()
+
+    def prepare(self, data: bytes, *, keep_image: bool = False) -> Prepared:
+        """Decode, choose the size, resize. `keep_image` keeps the whole photo too (for overlays).
+
+        Raises the errors of `ptsa_serve.images.decode`.
+        """
+        start = time.perf_counter()
+        header = inspect(data, self.limits)
+        size = choose_size(header.height, header.width, self.engine.sizes)
+        photo = decode(data, self.limits, at_least=None if keep_image else size)
+        pixels = shrink(photo.pixels, size)
+        info = PhotoInfo(photo.width, photo.height, photo.orientation)
+        elapsed = (time.perf_counter() - start) * 1000
+        return Prepared(pixels, size, info, elapsed, photo.pixels if keep_image else None)
+
+    def run(self, batch: Sequence[Prepared]) -> list[Maps]:
+        """Run photos of one size; the maps of each at model size, by task. Raises EngineError."""
+        sizes = {prepared.size for prepared in batch}
+        if len(sizes) != 1:
+            raise EngineError(f"a batch needs photos of one size, got {sorted(sizes)}")
+        maps = self.engine.run(np.stack([prepared.pixels for prepared in batch]))
+        return [{name: values[index] for name, values in maps.items()} for index in range(len(batch))]
+
+    def finish(
+        self, prepared: Prepared, maps: Maps, tasks: Sequence[str] | None = None, size: Grid = "photo"
+    ) -> Prediction:
+        """Scale the maps of `tasks` (default all) to the photo's size, or leave them at the model's.
+
+        Raises UnknownTask.
+        """
+        start = time.perf_counter()
+        chosen = self.choose(tasks)
+        grid = (prepared.photo.height, prepared.photo.width) if size == "photo" else prepared.size
+        scaled = {name: stretch(maps[name], grid, self.tasks[name].kind) for name in chosen}
+        manifest = self.artifact.manifest
+        return Prediction(
+            maps=scaled,
+            tasks={name: self.tasks[name] for name in chosen},
+            photo=prepared.photo,
+            size=grid,
+            model=(manifest.name, manifest.version),
+            timings_ms={"decode": prepared.decode_ms, "scale": (time.perf_counter() - start) * 1000},
+        )
+
+    def choose(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        """The names of `tasks` in the model's order; all for None. Raises UnknownTask, naming those that
+        exist.
+        """
+        if tasks is None:
+            return tuple(self.tasks)
+        for name in tasks:
+            if name not in self.tasks:
+                raise UnknownTask(name, self.tasks)
+        return tuple(name for name in self.tasks if name in tasks)
+
+    def predict(
+        self, data: bytes, tasks: Sequence[str] | None = None, size: Grid = "photo", *, keep_image: bool = False
+    ) -> Prediction:
+        """`prepare`, `run` and `finish` of one photo."""
+        self.choose(tasks)
+        prepared = self.prepare(data, keep_image=keep_image)
+        start = time.perf_counter()
+        maps = self.run([prepared])[0]
+        model_ms = (time.perf_counter() - start) * 1000
+        prediction = self.finish(prepared, maps, tasks, size)
+        return replace(prediction, timings_ms={**prediction.timings_ms, "model": model_ms})
+
+    def verify(self) -> dict[str, float]:
+        """Reproduce the artifact's sample: how far each task's map lies from it (see `_difference`).
+
+        Raises ArtifactError without a sample, EngineError where a map lies too far.
+        """
+        photo, expected = self.artifact.sample()
+        found = self.run([self.prepare(photo)])[0]
+        errors = {name: _difference(found[name], expected.get(name), task.kind) for name, task in self.tasks.items()}
+        wrong = [name for name, error in errors.items() if not error <= _VERIFY[self.tasks[name].kind]]
+        if wrong:
+            figures = ", ".join(f"{name} {errors[name]:.3g}" for name in wrong)
+            raise EngineError(
+                f"{self.engine.name} {self.engine.version} does not reproduce the model's sample (off by: {figures}); "
+                "install another version of it, or make the model again with `python -m export`"
+            )
+        return errors
+
+    def info(self) -> dict[str, Any]:
+        """What `GET /v1/models/{name}` answers."""
+        manifest = self.artifact.manifest.model_dump(mode="json", exclude_none=True)
+        shown = ("name", "version", "tasks", "tree", "backbone", "input", "counts", "metrics", "parity", "provenance")
+        return {
+            **{key: manifest[key] for key in shown},
+            "engine": {"name": self.engine.name, "version": self.engine.version},
+            "limits": {
+                "max_bytes": self.limits.max_bytes,
+                "max_pixels": self.limits.max_pixels,
+                "min_side": self.limits.min_side,
+                "max_side": self.limits.max_side,
+                "formats": list(FORMATS),
+            },
+        }
+
+
+def _difference(found: np.ndarray, expected: np.ndarray | None, kind: str) -> float:
+    """Share of pixels with another class, else mean absolute difference (metres: relative); infinite if
+    unlike in kind.
+
+    Means, not maxima: at a few pixels a vector of nearly no length may point anywhere.
+    """
+    if expected is None or found.shape != expected.shape or found.dtype != expected.dtype:
+        return float("inf")
+    if kind == "classes":
+        return float(np.mean(found != expected))
+    difference = np.abs(found - expected)
+    return float(np.mean(difference / np.maximum(expected, 0.1) if kind == "metres" else difference))

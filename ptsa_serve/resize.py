@@ -1,0 +1,69 @@
+"""Between the photo's grid and the model's: which size, down (antialiased), and back up.
+
+One convention throughout: pixel centres at half integers (`align_corners=False`), edges repeated.
+
+Why two libraries: Pillow's bilinear widens with the scale and so does not alias; it made the training photos
+too. OpenCV scales float maps 10 to 35 times faster, which Pillow does plane by plane. Milliseconds from 512 x
+384 to 640 x 480, one thread, least of 60, Xeon at 2 cores shared: one float plane 0.10 (OpenCV) against 0.97
+(Pillow), three interleaved planes 0.21 against 7.7; four maps 0.6 against 10. Both release the interpreter
+lock.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ptsa_serve.tasks import Kind
+
+__all__ = ["Grid", "choose_size", "shrink", "stretch"]
+
+Grid = Literal["photo", "model"]
+
+# Several requests are scaled side by side already; OpenCV's own threads would only take the model's cores.
+cv2.setNumThreads(1)
+
+_EPSILON = np.float32(1e-6)
+
+
+def choose_size(height: int, width: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (H, W) of `sizes` whose aspect ratio is nearest to height / width; the first of equals."""
+    return min(sizes, key=lambda size: abs(math.log(height * size[1] / (width * size[0]))))
+
+
+def shrink(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A photo uint8 (h, w, 3) at `size` (H, W), bilinear with antialiasing."""
+    if pixels.shape[:2] == size:
+        return pixels
+    height, width = size
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def stretch(values: np.ndarray, size: tuple[int, int], kind: Kind) -> np.ndarray:
+    """A map (h, w[, 3]) at `size` (H, W), dtype kept: classes nearest, all else bilinear, vectors made unit
+    again.
+    """
+    if values.shape[:2] == size:
+        return values
+    if kind == "classes":
+        return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    # For photos smaller than the model's grid: the mean of the cells that a pixel covers.
+    smaller = size[0] <= values.shape[0] and size[1] <= values.shape[1]
+    scaled = cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return _unit(scaled) if kind == "unit_vectors" else scaled
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """float32 (H, W, 3) at length 1, in place; axis by axis, a fifth of the time of `np.linalg.norm`."""
+    x, y, z = (vectors[..., axis] for axis in range(3))
+    length = x * x
+    length += y * y
+    length += z * z
+    np.sqrt(length, out=length)
+    np.maximum(length, _EPSILON, out=length)
+    for axis in (x, y, z):
+        np.divide(axis, length, out=axis)
+    return vectors

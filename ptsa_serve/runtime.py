@@ -1,0 +1,269 @@
+"""One loaded model and all that is shared by the requests for it: queue, threads, budgets, state."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from starlette.requests import Request
+
+from ptsa_serve import __version__
+from ptsa_serve.artifact import Artifact, default_artifact
+from ptsa_serve.batching import Batcher
+from ptsa_serve.budget import MemoryBudget
+from ptsa_serve.engines import load_engine
+from ptsa_serve.errors import EngineError, NotReady, Overloaded, PTSAError, ShuttingDown
+from ptsa_serve.images import inspect
+from ptsa_serve.metrics import Metrics
+from ptsa_serve.negotiate import deadline_ms
+from ptsa_serve.prediction import PhotoInfo, Prediction
+from ptsa_serve.predictor import Predictor, Prepared
+from ptsa_serve.quota import Quota
+from ptsa_serve.settings import Settings
+from ptsa_serve.watch import while_connected, within
+
+__all__ = ["Runtime", "Served", "Work", "load_predictor"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+State = Literal["starting", "ready", "draining", "closed"]
+
+# Bytes held for one pixel of a photo: while it is decoded (RGB and a copy), and while its maps are scaled and encoded
+# (float32 depth, normals and saliency, the class map, and about as much again in between).
+_DECODE_BYTES = 6
+_MAP_BYTES = 40
+
+# A run that takes this many times the longest allowed request has hung: the process must be replaced.
+_HUNG = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One photo's errand: `read` gives its bytes (at most `size_hint`), `receive` says when the client leaves.
+
+    deadline: time.monotonic() after which nobody waits. render: Prediction and Prepared to what is answered.
+    """
+
+    read: Callable[[], Awaitable[bytes]]
+    receive: Callable[[], Awaitable[Any]]
+    size_hint: int
+    deadline: float
+    tasks: tuple[str, ...]
+    size: Literal["photo", "model"]
+    render: Callable[[Prediction, Prepared], Any]
+    keep_image: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What `Work.render` gave, the photo's size, and the milliseconds of decode, queue, model and encode."""
+
+    value: Any
+    photo: PhotoInfo
+    timings_ms: dict[str, float]
+
+
+def load_predictor(settings: Settings) -> Predictor:
+    """The model and engine that `settings` name, with every file checked.
+
+    Raises:
+        ArtifactError, ManifestError, EngineError: as their readers do.
+    """
+    artifact = Artifact.open(settings.model or default_artifact())
+    return Predictor(artifact, load_engine(settings.engine, artifact, settings.threads), settings.limits())
+
+
+class Runtime:
+    """Settings, model, queue and state of one server process.
+
+    `start` loads, verifies and warms; until then every photo is refused with `not-ready`. `drain` refuses new photos
+    and lets the others finish. All but `start` and `close` belong to one event loop.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[Settings], Predictor] = load_predictor) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.quota = Quota(settings.quota) if settings.quota else None
+        self.state: State = "starting"
+        self.model = ""
+        self._load = load
+        self.bodies = MemoryBudget(settings.memory_mib * 2**19)
+        self._work = MemoryBudget(settings.memory_mib * 2**19)
+        self._accepted = 0
+        self._drained_since: float | None = None
+
+    @property
+    def predictor(self) -> Predictor:
+        """The loaded model. Raises NotReady before `start` has ended."""
+        if self.state == "starting":
+            raise NotReady("the model is being loaded and checked; try again after Retry-After", retry_after=2)
+        return self._predictor
+
+    def start(self) -> None:
+        """Load the model, reproduce its sample, run every size once, and open the queue.
+
+        Raises:
+            PTSAError: with what is wrong; nothing is left running.
+        """
+        self._predictor = predictor = self._load(self.settings)
+        try:
+            # With limits of its own: those of the operator are for the photos of clients.
+            Predictor(predictor.artifact, predictor.engine).verify()
+            for height, width in predictor.engine.sizes:
+                predictor.engine.run(np.zeros((1, height, width, 3), np.uint8))
+        except PTSAError:
+            predictor.engine.close()
+            raise
+        except Exception as error:
+            predictor.engine.close()
+            raise EngineError(f"the engine {predictor.engine.name!r} failed on the model's sample: {error}") from error
+        manifest = predictor.artifact.manifest
+        self.model = f"{manifest.name}@{manifest.version}"
+        self._pool = ThreadPoolExecutor(self.settings.decoders(), thread_name_prefix="ptsa-image")
+        self.batcher = Batcher(
+            predictor.run,
+            limit=self.settings.queue,
+            max_batch=self.settings.max_batch,
+            on_run=self._ran,
+            on_drop=lambda reason: self.metrics.dropped.labels(reason).inc(),
+            on_failure=self.metrics.failures.inc,
+        )
+        self.metrics.depth.set_function(lambda: self.batcher.depth)
+        self.metrics.in_flight.set_function(lambda: self._accepted)
+        self.metrics.ready.set_function(lambda: float(self.ready()))
+        self.metrics.build.labels(__version__, self.model, predictor.engine.name).set(1)
+        self.state = "ready"
+
+    def drain(self) -> None:
+        """Refuse new photos from now on."""
+        if self.state == "ready":
+            self.state = "draining"
+
+    def close(self) -> None:
+        """Finish what is queued and give threads and engine back. Calling it twice changes nothing."""
+        if self.state in ("starting", "closed"):
+            return
+        self.state = "closed"
+        self.batcher.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._predictor.engine.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no photo is accepted and unanswered."""
+        return self._accepted == 0
+
+    def ready(self) -> bool:
+        """Whether a load balancer should send photos here; an overload alone does not make it False."""
+        return self.state == "ready" and not self.batcher.broken and self._drain_age() is None
+
+    def alive(self) -> bool:
+        """Whether the process is worth keeping: the engine neither hangs nor fails every time."""
+        if self.state != "ready":
+            return True
+        hung = self.batcher.running_for() * 1000 > _HUNG * self.settings.timeout_ms
+        return not hung and not self.batcher.broken
+
+    def info(self) -> dict[str, Any]:
+        """What /v1/models shows of the model, with the limits of this server."""
+        info = self.predictor.info()
+        info["limits"] = {
+            **info["limits"],
+            "queue": self.settings.queue,
+            "timeout_ms": self.settings.timeout_ms,
+            "max_batch": self.settings.max_batch,
+            "quota": self.settings.quota,
+        }
+        return info
+
+    def deadline(self, request: Request) -> float:
+        """time.monotonic() at which nobody waits any more for `request`. Raises BadParameter."""
+        allowed = deadline_ms(request.headers.get("x-deadline-ms"), self.settings.timeout_ms)
+        return request.scope.get("state", {}).get("arrived", time.monotonic()) + allowed / 1000
+
+    def check_open(self) -> None:
+        """Refuse a photo that cannot be taken now: NotReady, ShuttingDown or Overloaded."""
+        age = self._drain_age()
+        if self.state in ("draining", "closed") or (age is not None and age >= self.settings.drain_seconds):
+            raise ShuttingDown("the server takes no new photos; send it again after Retry-After", retry_after=2)
+        if self.state == "starting":
+            raise NotReady("the model is being loaded and checked; try again after Retry-After", retry_after=2)
+        allowed = self.settings.queue + self.settings.max_batch
+        if self._accepted >= allowed:
+            raise Overloaded(
+                f"{allowed} photos are being worked on, as many as may; send it again after Retry-After",
+                retry_after=self.batcher.retry_after(),
+            )
+
+    async def serve(self, work: Work) -> Served:
+        """Answer one photo.
+
+        Raises:
+            RequestError: any of the contract's. ClientDisconnect: nobody is there to answer.
+        """
+        with self._accept():
+            async with within(work.deadline):
+                return await self._serve(work)
+
+    async def _serve(self, work: Work) -> Served:
+        async with self.bodies.reserve(work.size_hint):
+            data = await work.read()
+            prepared = await while_connected(work.receive, self._decode(data, work))
+            del data
+        return await while_connected(work.receive, self._compute(prepared, work))
+
+    async def _decode(self, data: bytes, work: Work) -> Prepared:
+        header = await self._in_pool(lambda: inspect(data, self._predictor.limits))
+        self.metrics.pixels.observe(header.width * header.height)
+        async with self._work.reserve(header.width * header.height * _DECODE_BYTES):
+            return await self._in_pool(lambda: self._predictor.prepare(data, keep_image=work.keep_image))
+
+    async def _compute(self, prepared: Prepared, work: Work) -> Served:
+        ran = await self.batcher.submit(prepared, key=prepared.size, deadline=work.deadline)
+        timings = {"decode": prepared.decode_ms, "queue": ran.queue_ms, "model": ran.model_ms}
+
+        def render() -> Any:
+            prediction = self._predictor.finish(prepared, ran.result, work.tasks, work.size)
+            return work.render(replace(prediction, timings_ms={**prediction.timings_ms, **timings}), prepared)
+
+        grid = prepared.photo.width * prepared.photo.height if work.size == "photo" else prepared.pixels[..., 0].size
+        async with self._work.reserve(grid * _MAP_BYTES):
+            started = time.perf_counter()
+            value = await self._in_pool(render)
+            timings["encode"] = (time.perf_counter() - started) * 1000
+        for stage, milliseconds in timings.items():
+            self.metrics.stages.labels(stage).observe(milliseconds / 1000)
+        return Served(value, prepared.photo, timings)
+
+    async def _in_pool(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    @contextmanager
+    def _accept(self) -> Iterator[None]:
+        """Count one photo from before its body is read until its answer is made; refuse it when too many are in."""
+        self.check_open()
+        self._accepted += 1
+        try:
+            yield
+        finally:
+            self._accepted -= 1
+
+    def _drain_age(self) -> float | None:
+        """Seconds since the drain file was first seen; None while there is none."""
+        path = self.settings.drain_file
+        if path is None or not path.exists():
+            self._drained_since = None
+            return None
+        if self._drained_since is None:
+            self._drained_since = time.monotonic()
+        return time.monotonic() - self._drained_since
+
+    def _ran(self, seconds: float, items: int) -> None:
+        log.debug("ran %d photos in %.1f ms", items, seconds * 1000)
+        self.metrics.batch.observe(items)

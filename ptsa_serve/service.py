@@ -1,0 +1,99 @@
+"""The BentoML service: `bentoml serve ptsa_serve.service:Service`.
+
+BentoML runs the process, the probes and its own API; every other route is the app of `ptsa_serve.app`, mounted here.
+"""
+
+import os
+
+# BentoML reports usage unless this is exactly "true", and looks when it is imported.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+
+import asyncio
+from pathlib import Path
+
+import bentoml
+from starlette.responses import Response
+
+from ptsa_serve import startup
+from ptsa_serve.app import mounted_app, server_timing
+from ptsa_serve.bento_api import Guard, Maps, arrays_json
+from ptsa_serve.edge import Edge
+from ptsa_serve.errors import RequestError
+from ptsa_serve.problems import problem_response
+from ptsa_serve.runtime import Runtime, Work
+from ptsa_serve.settings import MAX_TIMEOUT_MS
+
+__all__ = ["Service"]
+
+_SETTINGS = startup.read_settings()
+_RUNTIME = Runtime(_SETTINGS)
+
+
+@bentoml.asgi_app(mounted_app(_RUNTIME), path="/", name="ptsa")
+@bentoml.service(
+    name="ptsa-serve",
+    # One engine, one queue: more workers would each hold the model and know nothing of the others' queues.
+    workers=1,
+    # Ours answers first, with a problem that says so.
+    traffic={"timeout": MAX_TIMEOUT_MS // 1000 + 60},
+    # BentoML labels its metrics with raw paths, so strangers can grow them without limit; ours are at /metrics.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
+class Service:
+    """Every dense map of a photo, from one forward pass."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """Before the port opens, in the supervisor."""
+        startup.check(_SETTINGS)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load, verify and warm the model before the first request."""
+        startup.start_worker(_RUNTIME)
+        startup.announce(_RUNTIME, "ptsa-serve")
+        startup.drain_on_sigterm(_RUNTIME, grace=_SETTINGS.timeout_ms / 1000)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Finish what is queued and give the engine back."""
+        _RUNTIME.drain()
+        await asyncio.to_thread(_RUNTIME.close)
+
+    def __is_ready__(self) -> bool:
+        return _RUNTIME.ready()
+
+    def __is_alive__(self) -> bool:
+        return _RUNTIME.alive()
+
+    @bentoml.api(route="/predict")
+    async def predict(self, image: Path, ctx: bentoml.Context) -> Maps:  # type: ignore[valid-type]
+        """All maps of one photo, as arrays by task name, at the photo's size.
+
+        image: JPEG, PNG, WebP, BMP, TIFF or GIF. Arrays: segmentation uint8 (H, W), depth float32 (H, W) in metres,
+        normals float32 (H, W, 3) of unit length, saliency float32 (H, W), 0 to 1.
+        """
+        request = ctx.request
+        try:
+            work = Work(
+                read=lambda: asyncio.to_thread(image.read_bytes),
+                receive=request.receive,
+                size_hint=0,
+                deadline=_RUNTIME.deadline(request),
+                tasks=tuple(_RUNTIME.predictor.tasks),
+                size="photo",
+                render=lambda prediction, _: arrays_json(prediction),
+            )
+            served = await _RUNTIME.serve(work)
+        except RequestError as error:
+            # BentoML takes status and headers from its context whenever an API asks for the context.
+            ctx.response.status_code = error.status
+            return problem_response(error, request.state.request_id)  # type: ignore[return-value]
+        timing = {"Server-Timing": server_timing(served)}
+        return Response(served.value, media_type="application/json", headers=timing)  # type: ignore[return-value]
+
+
+Service.add_asgi_middleware(Edge, runtime=_RUNTIME)
+Service.add_asgi_middleware(Guard, runtime=_RUNTIME)

@@ -1,0 +1,120 @@
+"""Starting and ending under BentoML's supervisor: faults end the process with one sentence, SIGTERM drains first.
+
+BentoML starts a worker again whenever it ends, so a fault that lasts (no model, a wrong setting) would loop for ever
+with a port that hangs. So the supervisor checks what it can before it opens the port, and a worker that still cannot
+start tells the supervisor to end too.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from ptsa_serve.artifact import Artifact, default_artifact
+from ptsa_serve.errors import PTSAError
+from ptsa_serve.runtime import Runtime
+from ptsa_serve.settings import Settings
+
+__all__ = ["announce", "check", "die", "drain_on_sigterm", "read_settings", "start_worker"]
+
+log = logging.getLogger(__name__)
+
+# Where the supervisor leaves its process id for the worker; not PTSA_*, which are the operator's.
+_SUPERVISOR = "_PTSASERVE_SUPERVISOR"
+
+
+def read_settings() -> Settings:
+    """The settings of this process; ends it with one sentence when they are wrong."""
+    try:
+        return Settings.load()
+    except PTSAError as error:
+        die(error)
+
+
+def check(settings: Settings) -> None:
+    """In the supervisor, before the port opens: every file of the model is there and unchanged.
+
+    Ends the process with one sentence when not. Also lets a worker that cannot start end this process.
+    """
+    try:
+        Artifact.open(settings.model or default_artifact())
+    except PTSAError as error:
+        die(error)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, _end)
+        os.environ[_SUPERVISOR] = str(os.getpid())
+
+
+def start_worker(runtime: Runtime) -> None:
+    """In the worker: load, verify and warm the model; ends worker and supervisor with one sentence when it fails."""
+    logging.getLogger("ptsa_serve").setLevel(logging.INFO)
+    try:
+        runtime.start()
+    except PTSAError as error:
+        if os.environ.get(_SUPERVISOR) == str(os.getppid()):
+            os.kill(os.getppid(), signal.SIGUSR1)
+        die(error)
+
+
+def announce(runtime: Runtime, service: str) -> None:
+    """Log what is served, where and within which limits."""
+    info = runtime.info()
+    address = json.loads(os.environ.get("BENTOML_RUNNER_MAP", "{}")).get(service, "http://localhost:3000")
+    settings = runtime.settings.describe()
+    log.info("%s serves %s on %s", runtime.model, ", ".join(runtime.predictor.tasks), info["engine"])
+    log.info("settings: %s", ", ".join(f"{name}={value}" for name, value in settings.items()))
+    log.info("photos to %s/v1/predict, page for people at %s/ui", address, address)
+
+
+def drain_on_sigterm(runtime: Runtime, grace: float) -> None:
+    """On SIGTERM refuse new photos with 503, finish those that are in, then let the server end.
+
+    Without this the port, which belongs to the supervisor, would take connections that nobody answers. Waits `grace`
+    seconds at most. Must be called on the event loop of the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    draining: list[asyncio.Task[None]] = []
+
+    async def drain(number: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while not runtime.idle:
+                    await asyncio.sleep(0.02)
+        if callable(before):
+            before(number, None)
+        else:
+            raise SystemExit(0)
+
+    def received(number: int, frame: FrameType | None) -> None:
+        del frame
+        runtime.drain()
+        start: Callable[[], None] = lambda: draining.append(loop.create_task(drain(number)))  # noqa: E731
+        if not draining:
+            loop.call_soon_threadsafe(start)
+
+    signal.signal(signal.SIGTERM, received)
+
+
+def die(error: PTSAError) -> NoReturn:
+    """End the process with exit status 1 and one sentence on the error output."""
+    sys.stderr.write(f"ptsa-serve cannot start: {error}\n")
+    sys.stderr.flush()
+    # Not sys.exit: BentoML and the event loop would wrap it into tracebacks of their own.
+    logging.shutdown()
+    os._exit(1)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """The worker said why on the error output before it sent the signal."""
+    del number, frame
+    os._exit(1)

@@ -1,0 +1,31 @@
+from collections.abc import Callable
+
+from export import counts
+from export.fold import fold
+from training.model import PTSAModel
+from training.tree import TaskTree
+
+
+def test_frozen_trainable_and_deployed_add_up(random_model: Callable[..., PTSAModel]) -> None:
+    # One group everywhere: folding takes the adapters away and the batch norms' two vectors become one bias.
+    model = random_model(TaskTree.shared(("depth",)))
+    decoder = sum(parameter.numel() for parameter in model.decoders.parameters())
+    norms = sum(module.num_features for module in model.modules() if hasattr(module, "running_mean"))
+    assert counts.frozen(model) + counts.trainable(model) == sum(p.numel() for p in model.parameters())
+    assert counts.deployed(fold(model, (64, 96)).network) == counts.frozen(model) + decoder - norms
+
+
+def test_trainable_is_what_freezing_leaves(model: PTSAModel) -> None:
+    model.freeze_backbone()
+    assert counts.trainable(model) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_multiply_adds_follow_the_branches(random_model: Callable[..., PTSAModel], model: PTSAModel) -> None:
+    """A linear layer of stage s has 12 C^2 multiply-adds a token: method.md section 7's closed form, per branch."""
+    size = (224, 224)  # no window is padded at strides 4 to 32
+    shared = random_model(TaskTree.shared(model.config.tree.tasks))
+    one, tree = (counts.multiply_adds(fold(m, size).network) for m in (shared, model))
+    tokens, heads = {2: 14 * 14, 3: 7 * 7}, 49
+    block = {s: n * 12 * (12 * 2**s) ** 2 + 2 * n * heads * 12 * 2**s for s, n in tokens.items()}
+    merging = tokens[3] * 8 * (12 * 2**2) ** 2
+    assert tree - one == block[2] + 3 * block[3] + merging

@@ -1,0 +1,138 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from export.fold import fold
+from training.adapters import StreamLinear
+from training.heads import finish
+from training.model import PTSAModel
+from training.tree import TaskTree
+
+SIZE = (64, 96)
+# Sums in another order: seen are 4e-7 for all but normals, which divide by a length that may be small.
+TOLERANCE = 5e-5
+
+Images = Callable[[int, tuple[int, int]], np.ndarray]
+
+
+def maps_of(model: PTSAModel, batch: np.ndarray) -> dict[str, torch.Tensor]:
+    raw = model(torch.from_numpy(batch).permute(0, 3, 1, 2))
+    return {name: finish(model.tasks[name], planes, batch.shape[1:3]) for name, planes in raw.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [SIZE, (96, 64), (224, 224)])
+def test_folded_network_equals_the_trained_one(model: PTSAModel, images: Images, size: tuple[int, int]) -> None:
+    batch = images(2, size)
+    expected = maps_of(model, batch)
+    found = fold(model, size).network(torch.from_numpy(batch))
+    assert list(found) == list(expected)
+    for name, values in found.items():
+        assert values.dtype == expected[name].dtype
+        torch.testing.assert_close(values, expected[name], atol=TOLERANCE, rtol=0)
+
+
+def test_folded_weights_are_the_frozen_plus_the_scaled_product(model: PTSAModel) -> None:
+    adapter = model.backbone.swin.get_submodule("layers.3.blocks.0.mlp.fc1")
+    assert isinstance(adapter, StreamLinear)
+    weights = dict(fold(model, SIZE).network.named_parameters())
+    for group in range(4):
+        expected = adapter.frozen.weight + 4.0 * adapter.up[group] @ adapter.down[group]
+        torch.testing.assert_close(weights[f"stages.3.branches.{group}.0.mlp.fc1.weight"], expected)
+
+
+def test_nothing_of_the_adapters_or_batch_norms_is_left(model: PTSAModel) -> None:
+    left = [m for m in fold(model, SIZE).network.modules() if isinstance(m, StreamLinear | nn.BatchNorm2d)]
+    assert left == []
+
+
+@torch.no_grad()
+def test_folding_twice_gives_the_same_and_leaves_the_model_as_it_was(model: PTSAModel, images: Images) -> None:
+    batch = images(1, SIZE)
+    before = maps_of(model, batch)
+    first, second = (dict(fold(model, SIZE).network.named_parameters()) for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    after = maps_of(model, batch)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("stage", "group", "changed"),
+    [
+        (1, 0, {"segmentation", "depth", "normals", "saliency"}),
+        (2, 0, {"segmentation", "saliency"}),
+        (2, 1, {"depth", "normals"}),
+        (3, 2, {"normals"}),
+    ],
+)
+def test_a_groups_factors_change_its_own_tasks_alone(
+    model: PTSAModel, images: Images, stage: int, group: int, changed: set[str]
+) -> None:
+    batch = torch.from_numpy(images(1, SIZE))
+    before = fold(model, SIZE).network(batch)
+    adapter = model.backbone.swin.get_submodule(f"layers.{stage}.blocks.0.attn.proj")
+    assert isinstance(adapter, StreamLinear)
+    adapter.up[group] += 0.5
+    after = fold(model, SIZE).network(batch)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == changed
+
+
+@torch.no_grad()
+def test_each_branch_runs_its_blocks_once(model: PTSAModel, images: Images) -> None:
+    network = fold(model, SIZE).network
+    calls: list[str] = []
+    for name, module in network.named_modules():
+        if name.endswith((".attn", ".downsample")):
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    network(torch.from_numpy(images(1, SIZE)))
+    attentions = [name.split(".")[1] for name in calls if name.endswith(".attn")]
+    # Depths 2-1-1-1 in 1-1-2-4 branches; the merging after the split of stage 3 is shared by both children.
+    assert [attentions.count(stage) for stage in "0123"] == [2, 1, 2, 4]
+    assert [calls.count(f"stages.{stage}.downsample") for stage in range(4)] == [1, 1, 1, 2]
+
+
+def test_what_branches_have_in_common_is_one_tensor(model: PTSAModel) -> None:
+    branches = fold(model, SIZE).network.get_submodule("stages.3.branches")
+    for name in ("0.norm1.weight", "0.attn.position_bias", "0.mlp.fc1.bias"):
+        assert len({id(branch.get_parameter(name)) for branch in branches.children()}) == 1
+
+
+def test_groups_without_adapters_are_not_copied(random_model: Callable[..., PTSAModel], model: PTSAModel) -> None:
+    bare = random_model(model.config.tree, ranks=(2, 2, 0, 3))
+    assert [len(stage) for stage in fold(bare, SIZE).network.plan] == [1, 1, 1, 4]
+    untrained = random_model(model.config.tree)
+    with torch.no_grad():
+        for name, parameter in untrained.named_parameters():
+            if name.endswith(".up"):
+                parameter.zero_()
+    assert [len(stage) for stage in fold(untrained, SIZE).network.plan] == [1, 1, 1, 1]
+
+
+@torch.no_grad()
+def test_a_subset_of_tasks_gives_the_same_maps(model: PTSAModel, images: Images) -> None:
+    batch = torch.from_numpy(images(1, SIZE))
+    all_tasks = fold(model, SIZE).network(batch)
+    some = fold(model, SIZE, tasks=["depth"]).network(batch)
+    assert list(some) == ["depth"]
+    torch.testing.assert_close(some["depth"], all_tasks["depth"])
+
+
+@torch.no_grad()
+def test_independent_tasks_fold_too(random_model: Callable[..., PTSAModel], images: Images) -> None:
+    model = random_model(TaskTree.independent(("depth", "saliency")))
+    batch = images(2, SIZE)
+    expected = maps_of(model, batch)
+    for name, values in fold(model, SIZE).network(torch.from_numpy(batch)).items():
+        torch.testing.assert_close(values, expected[name], atol=TOLERANCE, rtol=0)
+
+
+def test_training_mode_and_odd_sizes_are_refused(model: PTSAModel) -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        fold(model, (64, 90))
+    with pytest.raises(ValueError, match=r"model\.eval"):
+        fold(model.train(), SIZE)

@@ -1,0 +1,72 @@
+"""Settings: read from PTSA_* alone, every fault named with what is allowed."""
+
+import pytest
+
+from ptsa_serve.errors import SettingsError
+from ptsa_serve.settings import Settings
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    settings = Settings.load({})
+    assert (settings.max_bytes, settings.max_pixels) == (20 * 1024 * 1024, 40_000_000)
+    assert (settings.min_side, settings.max_side) == (16, 16_384)
+
+
+def test_values_come_from_the_environment_given() -> None:
+    assert Settings.load({"PTSA_QUEUE": "7", "HOME": "x"}).queue == 7
+
+
+def test_empty_value_means_default() -> None:
+    assert Settings.load({"PTSA_QUEUE": ""}).queue == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PTSA_QUEUE", "0", "from 1 to 100000"),
+        ("PTSA_QUEUE", "many", "'many'"),
+        ("PTSA_MAX_BATCH", "65", "from 1 to 64"),
+        ("PTSA_DRAIN_SECONDS", "-1", "a number from 0"),
+        ("PTSA_ENGINE", "abacus", "onnxruntime"),
+        ("PTSA_API_KEY", "short", "at least 8"),
+        ("PTSA_MIN_SIDE", "4000000", "from 1 to 4096"),
+    ],
+)
+def test_wrong_value_is_named_with_what_is_allowed(name: str, value: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({name: value})
+    assert name in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_unknown_variable_is_refused_with_the_nearest_known() -> None:
+    with pytest.raises(SettingsError, match="PTSA_QEUE is not a setting; did you mean PTSA_QUEUE"):
+        Settings.load({"PTSA_QEUE": "1"})
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({"PTSA_QUEUE": "x", "PTSA_THREADS": "-1", "PTSA_NOPE": "1"})
+    assert all(name in str(caught.value) for name in ("PTSA_QUEUE", "PTSA_THREADS", "PTSA_NOPE"))
+
+
+def test_contradicting_sides_are_refused() -> None:
+    with pytest.raises(SettingsError, match="above PTSA_MAX_SIDE"):
+        Settings.load({"PTSA_MIN_SIDE": "64", "PTSA_MAX_SIDE": "32"})
+
+
+def test_key_is_never_shown() -> None:
+    settings = Settings.load({"PTSA_API_KEY": "very-secret-key"})
+    assert settings.describe()["PTSA_API_KEY"] == "set"
+    assert "very-secret-key" not in f"{settings.describe()} {settings!r}"
+
+
+def test_short_key_is_not_shown_in_the_error() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({"PTSA_API_KEY": "s3cr3t"})
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.load({}).queue = 3
