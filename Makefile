@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export BENTOML_DO_NOT_TRACK := true
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt
 
 # Scripts and editable installs hold absolute paths: a checkout that was moved gets a new environment.
 HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
@@ -75,7 +75,7 @@ $(CREATED):
 	@[ -n "$(PYTHON)" ] || { echo "ptsa-serve needs Python 3.11 or newer; found" \
 		"$$(python3 --version 2>&1 || echo none). Install one, or say where: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ptsa-serve needs Python 3.11 or" \
-		"newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Say where a newer one is: make PYTHON=/path/to/python3" \
+		"newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1). Say where a newer one is: make PYTHON=/path/to/python3" \
 		>&2; exit 1; }
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV)

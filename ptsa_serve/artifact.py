@@ -1,9 +1,8 @@
-"""The folder of one model: manifest.json, a graph for each size, the weights they share, a sample with its
-maps.
+"""The folder of one model: manifest.json, a graph for each size, the weights they share, a sample with its maps.
 
-Weights are kept compact (`weights.safetensors`, fp16 mostly) and folded when opened: W = base + scale * up @
-down. The graphs name these tensors as external data, which an engine hands over by name; no file of them need
-exist.
+Weights are kept compact (`weights.safetensors`, fp16 mostly) and folded when opened: W = base + scale * up @ down.
+The graphs name these tensors as external data, which an engine hands over by name; no file of them need exist. Every
+graph must use every one of them (ONNX Runtime refuses a name that a graph lacks); what differs by size stays inline.
 """
 
 import hashlib

@@ -87,7 +87,8 @@ class Client:
         self.close()
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        for left in range(self._retries, -1, -1):
+        left = self._retries
+        while True:
             try:
                 answer = self._http.request(method, path, **options)
             except httpx.HTTPError as error:
@@ -98,10 +99,10 @@ class Client:
                 return answer
             wait = _retry_after(answer)
             if answer.status_code != 503 or not left or wait is None or wait > _LONGEST_WAIT:
-                break
+                raise _error(answer)
+            left -= 1
             # The server spreads its clients already; this spreads those that were refused in the same second.
             time.sleep(wait * random.uniform(1.0, 1.1))
-        raise _error(answer)
 
     def _prediction(self, answer: httpx.Response) -> Prediction:
         with np.load(io.BytesIO(answer.content), allow_pickle=False) as file:

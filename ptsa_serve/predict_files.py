@@ -46,9 +46,15 @@ def plan(sources: Sequence[Path], out: Path) -> list[Job]:
     """Where the maps of each photo go: into `out` for one photo, else into a folder below it, named as the
     photo.
 
-    Photos that differ in their suffix alone keep it. Raises ValueError where two would still share a folder.
+    Photos that differ in their suffix alone keep it. Maps below `out` from an earlier run are no photos. Raises
+    ValueError where two photos would still share a folder, or `out` is the folder of the photos itself.
     """
-    found = [pair for source in sources for pair in find_photos(source)]
+    target = out.resolve()
+    for source in sources:
+        if source.is_dir() and source.resolve() == target:
+            raise ValueError(f"{out} holds the photos; name another folder for the maps, such as {out / 'maps'}")
+    pairs = [(source, pair) for source in sources for pair in find_photos(source)]
+    found = [pair for source, pair in pairs if not (source.is_dir() and pair[0].resolve().is_relative_to(target))]
     if len(sources) == len(found) == 1 and not sources[0].is_dir():
         return [Job(found[0][0], out)]
     counts = Counter(below.with_suffix("") for _, below in found)

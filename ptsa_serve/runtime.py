@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -17,17 +17,27 @@ from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.batching import Batcher
 from ptsa_serve.budget import MemoryBudget
 from ptsa_serve.engines import load_engine
-from ptsa_serve.errors import EngineError, NotReady, Overloaded, PTSAError, ShuttingDown
+from ptsa_serve.errors import (
+    EngineError,
+    NotReady,
+    Overloaded,
+    PTSAError,
+    RequestError,
+    ShuttingDown,
+    TooLarge,
+)
 from ptsa_serve.images import inspect
 from ptsa_serve.metrics import Metrics
 from ptsa_serve.negotiate import deadline_ms
-from ptsa_serve.prediction import PhotoInfo, Prediction
+from ptsa_serve.prediction import Maps, PhotoInfo
 from ptsa_serve.predictor import Predictor, Prepared
 from ptsa_serve.quota import Quota
 from ptsa_serve.settings import Settings
+from ptsa_serve.tensors import Infer
 from ptsa_serve.watch import while_connected, within
+from ptsa_serve.work import Served, Work
 
-__all__ = ["Runtime", "Served", "Work", "load_predictor"]
+__all__ = ["Runtime", "load_predictor"]
 
 log = logging.getLogger(__name__)
 
@@ -41,32 +51,6 @@ _MAP_BYTES = 40
 
 # A run that takes this many times the longest allowed request has hung: the process must be replaced.
 _HUNG = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One photo's errand: `read` gives its bytes (at most `size_hint`), `receive` says when the client leaves.
-
-    deadline: time.monotonic() after which nobody waits. render: Prediction and Prepared to what is answered.
-    """
-
-    read: Callable[[], Awaitable[bytes]]
-    receive: Callable[[], Awaitable[Any]]
-    size_hint: int
-    deadline: float
-    tasks: tuple[str, ...]
-    size: Literal["photo", "model"]
-    render: Callable[[Prediction, Prepared], Any]
-    keep_image: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What `Work.render` gave, the photo's size, and the milliseconds of decode, queue, model and encode."""
-
-    value: Any
-    photo: PhotoInfo
-    timings_ms: dict[str, float]
 
 
 def load_predictor(settings: Settings) -> Predictor:
@@ -128,7 +112,8 @@ class Runtime:
         self._pool = ThreadPoolExecutor(self.settings.decoders(), thread_name_prefix="ptsa-image")
         self.batcher = Batcher(
             predictor.run,
-            limit=self.settings.queue,
+            # What may be accepted in all: the thread may not yet have taken those that it runs next.
+            limit=self.settings.queue + self.settings.max_batch,
             max_batch=self.settings.max_batch,
             on_run=self._ran,
             on_drop=lambda reason: self.metrics.dropped.labels(reason).inc(),
@@ -211,6 +196,43 @@ class Runtime:
             async with within(work.deadline):
                 return await self._serve(work)
 
+    async def serve_tensors(
+        self,
+        *,
+        read: Callable[[], Awaitable[bytes]],
+        receive: Callable[[], Awaitable[Any]],
+        size_hint: int,
+        deadline: float,
+        parse: Callable[[bytes], Infer],
+    ) -> tuple[Infer, Maps]:
+        """Answer tensors at one of the model's sizes with its maps, (N, H, W...) by task; raises as `serve`."""
+        with self._accept():
+            async with within(deadline), self.bodies.reserve(size_hint):
+                data = await read()
+                infer = await self.in_pool(lambda: parse(data))
+                if len(infer.images) > self.settings.queue:
+                    raise TooLarge(
+                        f"the batch has {len(infer.images)} images, {self.settings.queue} may wait; send fewer at once"
+                    )
+                return infer, await while_connected(receive, self._run_images(infer.images, deadline))
+
+    async def _run_images(self, images: np.ndarray, deadline: float) -> Maps:
+        height, width = images.shape[1:3]
+        photo = PhotoInfo(width, height)
+        prepared = [Prepared(pixels, (height, width), photo, 0.0) for pixels in images]
+        try:
+            async with asyncio.TaskGroup() as group:
+                jobs = [self.batcher.submit(each, key=each.size, deadline=deadline) for each in prepared]
+                tasks = [group.create_task(job) for job in jobs]
+        except* RequestError as errors:
+            # One answer for the whole batch: that of its first failure.
+            first: BaseException = errors
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
+        ran = [task.result().result for task in tasks]
+        return {name: np.stack([maps[name] for maps in ran]) for name in self._predictor.tasks}
+
     async def _serve(self, work: Work) -> Served:
         async with self.bodies.reserve(work.size_hint):
             data = await work.read()
@@ -219,10 +241,10 @@ class Runtime:
         return await while_connected(work.receive, self._compute(prepared, work))
 
     async def _decode(self, data: bytes, work: Work) -> Prepared:
-        header = await self._in_pool(lambda: inspect(data, self._predictor.limits))
+        header = await self.in_pool(lambda: inspect(data, self._predictor.limits))
         self.metrics.pixels.observe(header.width * header.height)
         async with self._work.reserve(header.width * header.height * _DECODE_BYTES):
-            return await self._in_pool(lambda: self._predictor.prepare(data, keep_image=work.keep_image))
+            return await self.in_pool(lambda: self._predictor.prepare(data, keep_image=work.keep_image))
 
     async def _compute(self, prepared: Prepared, work: Work) -> Served:
         ran = await self.batcher.submit(prepared, key=prepared.size, deadline=work.deadline)
@@ -235,13 +257,14 @@ class Runtime:
         grid = prepared.photo.width * prepared.photo.height if work.size == "photo" else prepared.pixels[..., 0].size
         async with self._work.reserve(grid * _MAP_BYTES):
             started = time.perf_counter()
-            value = await self._in_pool(render)
+            value = await self.in_pool(render)
             timings["encode"] = (time.perf_counter() - started) * 1000
         for stage, milliseconds in timings.items():
             self.metrics.stages.labels(stage).observe(milliseconds / 1000)
         return Served(value, prepared.photo, timings)
 
-    async def _in_pool(self, call: Callable[[], T]) -> T:
+    async def in_pool(self, call: Callable[[], T]) -> T:
+        """Run `call` on a thread for images, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     @contextmanager

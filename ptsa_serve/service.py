@@ -5,11 +5,13 @@ BentoML runs the process, the probes and its own API; every other route is the a
 
 import os
 
-# BentoML reports usage unless this is exactly "true", and looks when it is imported.
+# BentoML reports usage unless this is exactly "true". It may have looked already where `bentoml serve` imported this
+# module; `ptsa serve` and the bento set it before.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 
 import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import bentoml
 from starlette.responses import Response
@@ -20,8 +22,9 @@ from ptsa_serve.bento_api import Guard, Maps, arrays_json
 from ptsa_serve.edge import Edge
 from ptsa_serve.errors import RequestError
 from ptsa_serve.problems import problem_response
-from ptsa_serve.runtime import Runtime, Work
+from ptsa_serve.runtime import Runtime
 from ptsa_serve.settings import MAX_TIMEOUT_MS
+from ptsa_serve.work import Work
 
 __all__ = ["Service"]
 
@@ -95,5 +98,6 @@ class Service:
         return Response(served.value, media_type="application/json", headers=timing)  # type: ignore[return-value]
 
 
-Service.add_asgi_middleware(Edge, runtime=_RUNTIME)
-Service.add_asgi_middleware(Guard, runtime=_RUNTIME)
+# BentoML's type of a middleware is that of one instance, where it takes the class.
+Service.add_asgi_middleware(cast(Any, Edge), runtime=_RUNTIME)
+Service.add_asgi_middleware(cast(Any, Guard), runtime=_RUNTIME)

@@ -34,9 +34,8 @@ class Task:
     colors: tuple[Color, ...] = ()
 
 
-# NYU-40 in its usual order, without the last class ("otherprop"); structure of rooms in quiet colours (walls
-# grey-blue, floor wood), things in colours that stay apart at a glance: neighbours in a room differ in hue or
-# by 25 in lightness.
+# NYU-40 in its usual order, without the last class ("otherprop"). Structure of rooms in quiet colours (walls grey-blue,
+# floor wood), things in strong ones; any two at least 24 apart in RGB.
 _NYU39: tuple[tuple[str, Color], ...] = (
     ("wall", (174, 187, 201)),
     ("floor", (152, 113, 77)),

@@ -19,6 +19,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_SIZES = ((48, 64), (64, 48), (56, 56))
 _WIDTH, _INNER, _RANK = 8, 16, 2
+# Constants that stay inside the graphs.
+_SMALL = {
+    "by255": np.array(1 / 255, np.float32),
+    "double": np.array([1, 1, 2, 2], np.float32),
+    "axis1": np.array([1], np.int64),
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,25 +87,16 @@ def make_tiny_artifact(out: Path, **changes: object) -> None:
             **changes,
         }
     )
-    graph_files = [
-        ArtifactFile(
-            f"model-{height}x{width}.onnx",
-            "graph",
-            graph,
-            {"height": height, "width": width, "precision": "fp32", "branches": "folded", "tasks": names},
-        )
-        for (height, width), graph in graphs.items()
+    files = []
+    for (height, width), graph in graphs.items():
+        facts = {"height": height, "width": width, "precision": "fp32", "branches": "folded", "tasks": names}
+        files.append(ArtifactFile(f"model-{height}x{width}.onnx", "graph", graph, facts))
+    files += [
+        ArtifactFile("weights.safetensors", "weights", weights),
+        ArtifactFile("sample.jpg", "sample-photo", photo),
+        ArtifactFile("sample.npz", "sample-maps", maps.getvalue()),
     ]
-    write_artifact(
-        out,
-        manifest,
-        [
-            *graph_files,
-            ArtifactFile("weights.safetensors", "weights", weights),
-            ArtifactFile("sample.jpg", "sample-photo", photo),
-            ArtifactFile("sample.npz", "sample-maps", maps.getvalue()),
-        ],
-    )
+    write_artifact(out, manifest, files)
 
 
 def _weights() -> tuple[bytes, dict[str, np.ndarray]]:
@@ -130,10 +127,29 @@ def _weights() -> tuple[bytes, dict[str, np.ndarray]]:
 
 
 def _graph(size: tuple[int, int], arrays: dict[str, np.ndarray]) -> bytes:
-    """uint8 NHWC in, four maps out; a strided convolution, one shared layer, a head a task, scaled up."""
+    """uint8 NHWC in, four maps out."""
     from onnx import TensorProto, helper, numpy_helper
 
     height, width = size
+    layout = external_layout({name: array.nbytes for name, array in arrays.items()})
+    initializers = [numpy_helper.from_array(array, name) for name, array in _SMALL.items()]
+    initializers += [_external(name, array.shape, layout[name]) for name, array in arrays.items()]
+    outputs = [
+        helper.make_tensor_value_info("segmentation", TensorProto.UINT8, ["N", height, width]),
+        helper.make_tensor_value_info("depth", TensorProto.FLOAT, ["N", height, width]),
+        helper.make_tensor_value_info("normals", TensorProto.FLOAT, ["N", height, width, 3]),
+        helper.make_tensor_value_info("saliency", TensorProto.FLOAT, ["N", height, width]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
+    graph = helper.make_graph(_nodes(), "tiny", [image], outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model.SerializeToString()
+
+
+def _nodes() -> list:
+    """A strided convolution, one shared layer, a head a task, scaled up and finished as its kind asks."""
+    from onnx import TensorProto, helper
+
     node = helper.make_node
     nodes = [
         node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -151,7 +167,8 @@ def _graph(size: tuple[int, int], arrays: dict[str, np.ndarray]) -> bytes:
             node("Transpose", [f"{name}.raw"], [f"{name}.low"], perm=[0, 3, 1, 2]),
             node("Resize", [f"{name}.low", "", "double"], [f"{name}.high"], mode="linear"),
         ]
-    nodes += [
+    return [
+        *nodes,
         node("ArgMax", ["segmentation.high"], ["segmentation.index"], axis=1, keepdims=0),
         node("Cast", ["segmentation.index"], ["segmentation"], to=TensorProto.UINT8),
         node("Squeeze", ["depth.high", "axis1"], ["depth.log"]),
@@ -161,24 +178,6 @@ def _graph(size: tuple[int, int], arrays: dict[str, np.ndarray]) -> bytes:
         node("Squeeze", ["saliency.high", "axis1"], ["saliency.flat"]),
         node("Sigmoid", ["saliency.flat"], ["saliency"]),
     ]
-    small = {
-        "by255": np.array(1 / 255, np.float32),
-        "double": np.array([1, 1, 2, 2], np.float32),
-        "axis1": np.array([1], np.int64),
-    }
-    layout = external_layout({name: array.nbytes for name, array in arrays.items()})
-    initializers = [numpy_helper.from_array(array, name) for name, array in small.items()]
-    initializers += [_external(name, array.shape, layout[name]) for name, array in arrays.items()]
-    outputs = [
-        helper.make_tensor_value_info("segmentation", TensorProto.UINT8, ["N", height, width]),
-        helper.make_tensor_value_info("depth", TensorProto.FLOAT, ["N", height, width]),
-        helper.make_tensor_value_info("normals", TensorProto.FLOAT, ["N", height, width, 3]),
-        helper.make_tensor_value_info("saliency", TensorProto.FLOAT, ["N", height, width]),
-    ]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
-    graph = helper.make_graph(nodes, "tiny", [image], outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return model.SerializeToString()
 
 
 def _external(name: str, shape: tuple[int, ...], place: tuple[int, int]):

@@ -81,7 +81,7 @@ class OnnxRuntimeEngine:
 
 def _options(ort, threads: int):
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or _cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Threads that spin while they wait take the cores from decoding and encoding.
@@ -91,6 +91,11 @@ def _options(ort, threads: int):
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     return options
+
+
+def _cores() -> int:
+    """Cores that this process may use; all of the machine's where the system cannot tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _import():

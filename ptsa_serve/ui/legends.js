@@ -55,7 +55,7 @@ function classes(task, map, highlight) {
 }
 
 function depth(map) {
-  const { low, high, least, most } = depthRange(map.data);
+  const { low, high, least, most } = depthRange(map);
   const middle = Math.sqrt(Math.max(low, 1e-3) * Math.max(high, 1e-3));
   const range = element("div", { className: "quiet" }, `nearest ${metres(least)}, farthest ${metres(most)}`);
   return [bar((t) => magma(1 - t)), ends(metres(low), metres(middle), metres(high)), range];

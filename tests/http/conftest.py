@@ -1,6 +1,7 @@
 """Servers for the HTTP tests: the app on a real port, with an engine whose delay and faults can be set."""
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,19 +26,23 @@ from ptsa_serve.settings import Settings
 
 @dataclass
 class ScriptedEngine:
-    """A real engine that is slow (`delay` seconds a run) or fails on black photos, and remembers its batches."""
+    """A real engine that remembers its batches, and is slow (`delay` seconds a run), held (while `gate` is not set)
+    or at fault when a test wants it."""
 
     inner: Engine
     delay: float = 0.0
     fails_on_black: bool = False
     fails_always: bool = False
     batches: list[int] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.name, self.version, self.sizes = "scripted", "1", self.inner.sizes
+        self.gate.set()
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         self.batches.append(len(batch))
+        assert self.gate.wait(60)
         time.sleep(self.delay)
         if self.fails_always or (self.fails_on_black and batch.reshape(len(batch), -1).mean(axis=1).min() < 1):
             raise EngineError("scripted fault")
@@ -98,6 +103,7 @@ def serve(tiny_artifact: Path) -> Serve:
             with httpx.Client(base_url=url, timeout=20, limits=limits) as client:
                 yield Running(url, runtime, engines[0], client)
         finally:
+            engines[0].gate.set()
             server.should_exit = True
             thread.join(20)
 
@@ -128,12 +134,24 @@ def tall_png() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def until() -> Callable[[Callable[[], bool]], None]:
-    """Waits until a condition holds; fails after ten seconds."""
+def until() -> Callable[..., None]:
+    """`until(condition)` waits until it holds; fails after 30 seconds, or as many as are given."""
     return wait_for
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Gives ports that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            return taken.getsockname()[1]
+
+    return find
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition did not come to hold"

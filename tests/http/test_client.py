@@ -62,7 +62,7 @@ def test_errors_come_by_class_with_what_the_server_said(client: Client, photo_jp
 
 def test_deadline_is_passed_on(serve, photo_jpeg: bytes) -> None:
     with serve() as server, Client(server.url) as client:
-        server.engine.delay = 0.3
+        server.engine.gate.clear()
         with pytest.raises(DeadlineExceeded):
             client.predict(photo_jpeg, deadline_ms=50)
 

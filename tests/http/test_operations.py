@@ -105,7 +105,7 @@ def test_drain_file_takes_the_server_out_before_it_refuses(serve, photo_jpeg: by
 
 def test_draining_server_finishes_what_it_holds(serve, photo_jpeg: bytes, until) -> None:
     with serve() as server:
-        server.engine.delay = 0.3
+        server.engine.gate.clear()
         held: list[httpx.Response] = []
         thread = threading.Thread(target=lambda: held.append(server.photo(photo_jpeg)))
         thread.start()
@@ -113,6 +113,7 @@ def test_draining_server_finishes_what_it_holds(serve, photo_jpeg: bytes, until)
         server.runtime.drain()
         assert server.photo(photo_jpeg).json()["code"] == "shutting-down"
         assert server.get("/livez").status_code == 200
+        server.engine.gate.set()
         thread.join()
         assert held[0].status_code == 200
 

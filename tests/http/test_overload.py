@@ -23,95 +23,97 @@ def leave_early(server, photo: bytes) -> socket.socket:
     return connection
 
 
-def test_one_poisoned_photo_of_a_batch_fails_alone(serve, photo_jpeg: bytes, black_png: bytes) -> None:
-    with serve(PTSA_MAX_BATCH="8") as server:
-        server.engine.delay, server.engine.fails_on_black = 0.1, True
-        photos = [photo_jpeg] * 5 + [black_png] + [photo_jpeg] * 6
-        answers = at_once([lambda photo=photo: server.photo(photo, "/v1/predict/depth") for photo in photos])
+def gathered(server, until, photos: Sequence[bytes], path: str = "/v1/predict/depth") -> list[httpx.Response]:
+    """The answers to `photos`, sent while another one keeps the engine busy until all of them wait."""
+    server.engine.gate.clear()
+    with concurrent.futures.ThreadPoolExecutor(len(photos) + 1) as pool:
+        first = pool.submit(server.photo, photos[0], path)
+        until(lambda: len(server.engine.batches) == 1)
+        answers = [pool.submit(server.photo, photo, path) for photo in photos]
+        until(lambda: server.runtime.batcher.depth == len(photos))
+        server.engine.gate.set()
+        assert first.result().status_code == 200
+        return [answer.result() for answer in answers]
+
+
+def test_one_poisoned_photo_of_a_batch_fails_alone(serve, photo_jpeg: bytes, black_png: bytes, until) -> None:
+    with serve(PTSA_MAX_BATCH="12") as server:
+        server.engine.fails_on_black = True
+        answers = gathered(server, until, [photo_jpeg] * 5 + [black_png] + [photo_jpeg] * 6)
         assert [answer.status_code for answer in answers] == [200] * 5 + [500] + [200] * 6
         assert answers[5].json()["code"] == "internal"
-        assert max(server.engine.batches) > 1
+        assert server.engine.batches == [1, 12, *[1] * 12]
         assert server.photo(photo_jpeg).status_code == 200
 
 
 def test_one_photo_that_is_none_hurts_no_other(serve, photo_jpeg: bytes) -> None:
     with serve(PTSA_MAX_BATCH="8") as server:
-        server.engine.delay = 0.05
         photos = [photo_jpeg] * 7 + [b"garbage"]
         answers = at_once([lambda photo=photo: server.photo(photo) for photo in photos])
         assert [answer.status_code for answer in answers] == [200] * 7 + [400]
 
 
-def test_photos_of_two_shapes_at_once_are_all_answered(serve, photo_jpeg: bytes, tall_png: bytes) -> None:
+def test_photos_of_two_shapes_at_once_are_all_answered(serve, photo_jpeg, tall_png: bytes, until) -> None:
     with serve(PTSA_MAX_BATCH="8") as server:
-        server.engine.delay = 0.05
         alone = [server.photo(photo, "/v1/predict/depth").content for photo in (photo_jpeg, tall_png)]
-        photos = [photo_jpeg, tall_png] * 6
-        answers = at_once([lambda photo=photo: server.photo(photo, "/v1/predict/depth") for photo in photos])
+        server.engine.batches.clear()
+        answers = gathered(server, until, [photo_jpeg, tall_png] * 6)
         assert [answer.status_code for answer in answers] == [200] * 12
         # Same photo, same maps, whatever stood beside it in the batch.
         assert [answer.content for answer in answers] == alone * 6
+        assert server.engine.batches == [1, 6, 6]
 
 
-def test_burst_is_served_in_full_batches(serve, photo_jpeg: bytes) -> None:
+def test_burst_is_served_in_full_batches(serve, photo_jpeg: bytes, until) -> None:
     with serve(PTSA_MAX_BATCH="8") as server:
-        server.engine.delay = 0.15
-        answers = at_once([lambda: server.photo(photo_jpeg, "/v1/predict/depth?size=model")] * 32)
+        answers = gathered(server, until, [photo_jpeg] * 32)
         assert [answer.status_code for answer in answers] == [200] * 32
-        assert len(server.engine.batches) <= 8
+        assert server.engine.batches == [1, 8, 8, 8, 8]
 
 
-def test_queue_overflow_is_refused_at_once_with_retry_after(serve, photo_jpeg: bytes) -> None:
-    with serve(PTSA_QUEUE="3") as server:
-        server.engine.delay = 0.3
-
-        def timed() -> tuple[httpx.Response, float]:
-            start = time.monotonic()
-            return server.photo(photo_jpeg), time.monotonic() - start
-
-        with concurrent.futures.ThreadPoolExecutor(12) as pool:
-            outcomes = [future.result() for future in [pool.submit(timed) for _ in range(12)]]
-        refused = [(answer, seconds) for answer, seconds in outcomes if answer.status_code == 503]
-        assert len(refused) == 8
-        assert sum(answer.status_code == 200 for answer, _ in outcomes) == len(server.engine.batches) == 4
-        for answer, seconds in refused:
-            assert answer.json()["code"] == "overloaded"
-            assert 1 <= int(answer.headers["Retry-After"]) <= 10
-            assert seconds < 0.3
+def test_queue_overflow_is_refused_at_once_with_retry_after(serve, photo_jpeg: bytes, until) -> None:
+    with serve(PTSA_QUEUE="3") as server, concurrent.futures.ThreadPoolExecutor(12) as pool:
+        server.engine.gate.clear()
+        answers = [pool.submit(server.photo, photo_jpeg) for _ in range(12)]
+        # The refusals come while the engine has not yet answered anybody.
+        until(lambda: sum(answer.done() for answer in answers) == 8)
+        refused = [answer.result() for answer in answers if answer.done()]
+        assert {(answer.status_code, answer.json()["code"]) for answer in refused} == {(503, "overloaded")}
+        assert all(1 <= int(answer.headers["Retry-After"]) <= 10 for answer in refused)
         assert server.get("/readyz").status_code == 200, "an overload must not take it out of rotation"
+        server.engine.gate.set()
+        assert sorted(answer.result().status_code for answer in answers) == [200] * 4 + [503] * 8
+        assert server.engine.batches == [1] * 4
 
 
 def test_clients_that_leave_cost_the_model_nothing(serve, photo_jpeg: bytes, until) -> None:
-    with serve() as server:
-        server.engine.delay = 0.4
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            first = pool.submit(server.photo, photo_jpeg)
-            until(lambda: len(server.engine.batches) == 1)
-            leavers = [leave_early(server, photo_jpeg) for _ in range(3)]
-            until(lambda: server.runtime.batcher.depth == 3)
-            for connection in leavers:
-                connection.close()
-            until(lambda: server.runtime.batcher.depth == 0)
-            start = time.monotonic()
-            assert server.photo(photo_jpeg).status_code == 200
-            assert time.monotonic() - start < 2 * server.engine.delay + 0.3
-            assert first.result().status_code == 200
+    with serve() as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        server.engine.gate.clear()
+        first = pool.submit(server.photo, photo_jpeg)
+        until(lambda: len(server.engine.batches) == 1)
+        leavers = [leave_early(server, photo_jpeg) for _ in range(3)]
+        until(lambda: server.runtime.batcher.depth == 3)
+        for connection in leavers:
+            connection.close()
+        until(lambda: server.runtime.batcher.depth == 0)
+        last = pool.submit(server.photo, photo_jpeg)
+        server.engine.gate.set()
+        assert [first.result().status_code, last.result().status_code] == [200, 200]
         assert len(server.engine.batches) == 2
-        until(lambda: server.runtime.idle)
-        assert 'ptsa_dropped_total{reason="abandoned"} 3.0' in server.get("/metrics").text
-        assert 'route="/v1/predict",status="499"} 3.0' in server.get("/metrics").text
+        metrics = server.get("/metrics").text
+        assert 'ptsa_dropped_total{reason="abandoned"} 3.0' in metrics
+        assert 'route="/v1/predict",status="499"} 3.0' in metrics
 
 
 def test_deadline_is_answered_when_it_passes_and_the_rest_is_never_run(serve, photo_jpeg: bytes, until) -> None:
     with serve() as server:
-        server.engine.delay = 0.5
-        start = time.monotonic()
+        server.engine.gate.clear()
         answers = at_once([lambda: server.photo(photo_jpeg, X_Deadline_Ms="250")] * 4)
-        assert time.monotonic() - start < 0.5
         assert [answer.status_code for answer in answers] == [504] * 4
         assert {answer.json()["code"] for answer in answers} == {"deadline-exceeded"}
+        server.engine.gate.set()
         until(lambda: server.runtime.batcher.running_for() == 0)
-        assert len(server.engine.batches) == 1
+        assert len(server.engine.batches) <= 1
 
 
 def test_hopeless_deadline_is_refused_before_it_costs_the_model_anything(serve, photo_jpeg: bytes) -> None:
@@ -119,10 +121,8 @@ def test_hopeless_deadline_is_refused_before_it_costs_the_model_anything(serve, 
         server.engine.delay = 0.3
         assert server.photo(photo_jpeg).status_code == 200
         runs = len(server.engine.batches)
-        start = time.monotonic()
         answer = server.photo(photo_jpeg, X_Deadline_Ms="100")
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline-exceeded")
-        assert time.monotonic() - start < 0.1
         assert len(server.engine.batches) == runs
 
 
@@ -150,20 +150,19 @@ def test_bad_deadline_is_refused(server, photo_jpeg: bytes) -> None:
 
 
 def test_probes_answer_at_once_while_the_engine_works(serve, photo_jpeg: bytes, until) -> None:
-    with serve() as server:
-        server.engine.delay = 0.5
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            photos = [pool.submit(server.photo, photo_jpeg) for _ in range(3)]
-            until(lambda: len(server.engine.batches) == 1)
-            with httpx.Client(base_url=server.url) as client:
-                client.get("/livez")
-                worst = 0.0
-                for _ in range(10):
-                    start = time.monotonic()
-                    assert client.get("/livez").status_code == 200
-                    worst = max(worst, time.monotonic() - start)
-            assert [photo.result().status_code for photo in photos] == [200] * 3
-        assert worst < 0.25
+    with serve() as server, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        server.engine.gate.clear()
+        photos = [pool.submit(server.photo, photo_jpeg) for _ in range(3)]
+        until(lambda: server.runtime.batcher.depth == 2)
+        times = []
+        for _ in range(10):
+            start = time.monotonic()
+            assert server.get("/livez").status_code == 200
+            times.append(time.monotonic() - start)
+        server.engine.gate.set()
+        assert [photo.result().status_code for photo in photos] == [200] * 3
+    # 50 ms is what is wanted; the machine that tests may be busy, the middle of ten is not thrown off by that.
+    assert sorted(times)[5] < 0.05
 
 
 @pytest.mark.parametrize("faults", [1, 4])

@@ -36,16 +36,10 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_file_and_its_functions_are_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     name = path.relative_to(ROOT).as_posix()
-    long = [
-        f"{f.name} ({body_lines(f)} lines)"
-        for f in functions(ast.parse(text))
-        if body_lines(f) > FUNCTION_LINES
-    ]
+    long = [f"{f.name} ({body_lines(f)} lines)" for f in functions(ast.parse(text)) if body_lines(f) > FUNCTION_LINES]
     assert not long, f"{name}: split {', '.join(long)}"
     if name not in TABLES:
-        assert len(text.splitlines()) <= FILE_LINES, (
-            f"{name} has {len(text.splitlines())} lines: split it by idea"
-        )
+        assert len(text.splitlines()) <= FILE_LINES, f"{name} has {len(text.splitlines())} lines: split it by idea"
 
 
 def test_every_package_is_measured() -> None:

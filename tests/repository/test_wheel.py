@@ -47,9 +47,7 @@ def test_command_is_installed_and_torch_is_not_required(wheel: zipfile.ZipFile) 
     (info,) = {name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert "ptsa = ptsa_serve.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     required = [
-        line
-        for line in wheel.read(f"{info}/METADATA").decode().splitlines()
-        if line.startswith("Requires-Dist")
+        line for line in wheel.read(f"{info}/METADATA").decode().splitlines() if line.startswith("Requires-Dist")
     ]
     assert required
     assert not [line for line in required if "torch" in line and "extra ==" not in line]
