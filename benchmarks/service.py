@@ -1,6 +1,7 @@
 """What does the service add to the engine's own time, what does it do under load, and how much memory does it take?"""
 
 import asyncio
+import http.client
 import io
 import re
 import time
@@ -26,20 +27,27 @@ def photo_640(artifact: Artifact) -> bytes:
 
 
 def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measurement:
-    """One photo of 640 x 480 at a time: whole requests by format, beside the engine's own time inside them."""
+    """One photo of 640 x 480 at a time: whole requests by format, beside the engine's own time inside them.
+
+    The client is the standard library's: reading 6 MB costs it 3 ms, against 10 in a client made for comfort.
+    """
     data = photo_640(artifact)
     whole: dict[str, list[float]] = {"npz": [], "zip": []}
     engine: dict[str, list[float]] = {"npz": [], "zip": []}
-    with running_server(PTSA_THREADS=str(threads)) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with running_server(PTSA_THREADS=str(threads)) as server:
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
         for number in range(rounds + 3):
             for format_ in whole:
                 start = time.perf_counter()
-                answer = client.post("/v1/predict", params={"format": format_}, files={"image": data})
+                connection.request("POST", f"/v1/predict?format={format_}", data, {"Content-Type": "image/jpeg"})
+                answer = connection.getresponse()
+                answer.read()
                 seconds = time.perf_counter() - start
-                answer.raise_for_status()
+                if answer.status != 200:
+                    raise RuntimeError(f"the server answered {answer.status}")
                 if number >= 3:
                     whole[format_].append(seconds)
-                    engine[format_].append(_server_timing(answer)["model"] / 1000)
+                    engine[format_].append(_server_timing(answer.headers["Server-Timing"])["model"] / 1000)
     figures = {}
     for format_ in whole:
         extra = [a - b for a, b in zip(whole[format_], engine[format_], strict=True)]
@@ -103,8 +111,8 @@ def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measur
     return Measurement("How much memory does the service take, and does it grow?", figures, conditions)
 
 
-def _server_timing(answer: httpx.Response) -> dict[str, float]:
-    return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"])}
+def _server_timing(header: str) -> dict[str, float]:
+    return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", header)}
 
 
 def _offline_rate(artifact: Artifact, threads: int, runs: int = 15) -> float:

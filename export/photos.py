@@ -7,18 +7,23 @@ import numpy as np
 
 from ptsa_serve.images import ImageLimits, decode
 from ptsa_serve.resize import shrink
-from training.data.photos import PhotoFolder
 
 __all__ = ["choose_photos", "photo_at"]
 
+_JPEG = {".jpg", ".jpeg"}
+
 
 def choose_photos(paths: Sequence[Path], count: int) -> list[Path]:
-    """`count` photos, evenly spread over files and folders (searched recursively). Raises FileNotFoundError."""
+    """`count` photos, evenly spread over files and the JPEGs of folders (searched recursively).
+
+    Of folders JPEGs alone, because data sets keep labels as PNG beside the photos. Raises FileNotFoundError.
+    """
     files: list[Path] = []
     for path in paths:
-        files += [path] if path.is_file() else PhotoFolder(path).files()
-    if not files:
-        raise FileNotFoundError("no photos to compare on; name files or folders with --photos")
+        found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in _JPEG)
+        if not found:
+            raise FileNotFoundError(f"{path}: no JPEG below; name photos, or a folder of them, with --photos")
+        files += found
     chosen = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
     return [files[index] for index in chosen]
 

@@ -6,6 +6,7 @@ one: a single part `image` with the bytes of the photo.
 """
 
 import secrets
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 import numpy as np
@@ -62,8 +63,9 @@ class Guard:
         negotiate.preferred(request.headers.get("accept", ""), {"json": "application/json"})
         self.runtime.check_open()
         limit = self.runtime.settings.max_bytes
-        async with self.runtime.bodies.reserve(body_size(request.headers, limit)):
+        async with AsyncExitStack() as held:
             async with within(self.runtime.deadline(request)):
+                await held.enter_async_context(self.runtime.bodies.reserve(body_size(request.headers, limit)))
                 photo = await read_photo(request.headers, request.stream(), limit)
             await self._pass_on(photo, scope, receive, send)
 

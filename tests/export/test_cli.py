@@ -36,7 +36,7 @@ def test_an_empty_folder_of_photos_is_one_clear_line(photo: Path, tmp_path: Path
     (tmp_path / "empty").mkdir()
     done = run("compile", photo, tmp_path / "out", "--sample", photo, "--photos", tmp_path / "empty")
     assert done.exit_code == 1
-    assert "no photo below" in done.stderr
+    assert "no JPEG below" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

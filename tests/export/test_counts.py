@@ -21,7 +21,7 @@ def test_trainable_is_what_freezing_leaves(model: PTSAModel) -> None:
 
 
 def test_multiply_adds_follow_the_branches(random_model: Callable[..., PTSAModel], model: PTSAModel) -> None:
-    """A linear layer of stage s has 12 C^2 multiply-adds a token: method.md section 7's closed form, per branch."""
+    """A linear layer of stage s has 12 C^2 multiply-adds a token; a closed form, per branch."""
     size = (224, 224)  # no window is padded at strides 4 to 32
     shared = random_model(TaskTree.shared(model.config.tree.tasks))
     one, tree = (counts.multiply_adds(fold(m, size).network) for m in (shared, model))
