@@ -34,12 +34,12 @@ def draw(predictor: Predictor, photos: Sequence[Path], out: Path) -> None:
 
 
 def _row(predictor: Predictor, data: bytes) -> list[Image.Image]:
-    prediction = predictor.predict(data, keep_image=True)
-    photo = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize(prediction.size[::-1]))
+    prediction = predictor.predict(data)
+    height, width = prediction.size
+    photo = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((width, height)))
     cells = [photo]
     for name, values in prediction.maps.items():
         colors = colorize(prediction.tasks[name], values)
         cells.append(blend(colors, photo, 0.65) if prediction.tasks[name].kind == "classes" else colors)
-    height, width = prediction.size
     size = (round(width * _CELL_HEIGHT / height), _CELL_HEIGHT)
     return [Image.fromarray(cell).resize(size, Image.Resampling.LANCZOS) for cell in cells]

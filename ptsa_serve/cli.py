@@ -187,7 +187,8 @@ def serve(host, port, **model_options) -> None:
 def _environ(options: dict[str, Any]) -> dict[str, str]:
     """The environment with the flags that were given in place of their variables."""
     given = {f"PTSA_{name.upper()}": str(value) for name, value in options.items() if value is not None}
-    return {**os.environ, **given}
+    # BentoML reads this before our service is imported; its usage reports are opt-in here.
+    return {"BENTOML_DO_NOT_TRACK": "true", **os.environ, **given}
 
 
 def _settings(options: dict[str, Any]) -> "Settings":

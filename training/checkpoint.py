@@ -6,15 +6,17 @@ Matrices are rounded to fp16 on the way in: that is how the artifact ships them,
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from training.model import ModelConfig, PTSAModel
 
-__all__ = ["is_checkpoint", "load_checkpoint", "load_matching", "read_info", "save_checkpoint", "sha256"]
+__all__ = ["is_checkpoint", "load_checkpoint", "load_matching", "read_info", "save_checkpoint", "save_state", "sha256"]
 
 
 def save_checkpoint(model: PTSAModel, path: Path, *, info: dict) -> None:
@@ -24,6 +26,13 @@ def save_checkpoint(model: PTSAModel, path: Path, *, info: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata=metadata)
+    partial.replace(path)
+
+
+def save_state(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
+    """Write what a killed run resumes from, beside the old one, then rename: a kill leaves whole files only."""
+    partial = path.with_suffix(".partial")
+    fabric.save(partial, state)
     partial.replace(path)
 
 

@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import is_checkpoint, load_matching, save_checkpoint, sha256
+from training.checkpoint import is_checkpoint, load_matching, save_checkpoint, save_state, sha256
 from training.data import DATASETS
 from training.data.labels import IGNORE
 from training.data.mix import Mix, Source
@@ -28,6 +28,10 @@ __all__ = ["FitConfig", "fit"]
 
 # So that each task's gradient is of one order: nats, metres, radians, nats.
 LOSS_WEIGHTS = {"segmentation": 1.0, "depth": 1.0, "normals": 2.0, "saliency": 1.0}
+
+
+# In the output folder: what a killed run continues from.
+RESUME = "resume.ckpt"
 
 
 @dataclass(frozen=True)
@@ -105,35 +109,41 @@ def fit(config: FitConfig) -> Path:
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # pyright: ignore[reportArgumentType]
     fabric.seed_everything(config.seed, verbose=False)
     sets = {name: DATASETS[name](root, "train") for name, root in config.data.items()}
-    mix = Mix(
-        {
-            name: (
-                Source(data, size=scaled(data.size, config.scale), augment=Augmentation(), seed=config.seed),
-                config.batches[name],
-            )
-            for name, data in sets.items()
-        },
-        workers=config.workers,
-    )
     model = build(config)
     weights = {task: class_weights(counts) for task, counts in _class_counts(sets, model).items()}
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.rate)
     wrapped, optimizer = fabric.setup(model, optimizer)
     state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer, "step": 0}
     config.out.mkdir(parents=True, exist_ok=True)
-    resume = config.out / "resume.ckpt"
-    if resume.exists():
-        fabric.load(resume, state)
+    if (config.out / RESUME).exists():
+        fabric.load(config.out / RESUME, state)
+    _run(config, fabric, _mix(config, sets), state, weights)
+    result = config.out / "model.safetensors"
+    save_checkpoint(model, result, info=_provenance(config, sets))
+    save_state(fabric, config.out / RESUME, state)
+    return result
 
+
+def _mix(config: FitConfig, sets: dict[str, Any]) -> Mix:
+    sources = {}
+    for name, data in sets.items():
+        size = scaled(data.size, config.scale)
+        sources[name] = (Source(data, size=size, augment=Augmentation(), seed=config.seed), config.batches[name])
+    return Mix(sources, workers=config.workers)
+
+
+def _run(config: FitConfig, fabric: Fabric, mix: Mix, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """From `state["step"]` to the last step, saving on the way."""
+    model, optimizer = state["model"], state["optimizer"]
     writer = SummaryWriter(config.out / "logs", purge_step=state["step"])
     progress = Progress("fit", config.steps, start=state["step"])
-    wrapped.train()
+    model.train()
     for step, batches in enumerate(mix.steps(state["step"], config.steps), state["step"]):
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout and drop path
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine(step, config.steps, peak=group["peak"], warmup=config.warmup)
-        losses = _step(fabric, wrapped, batches, weights)
-        fabric.clip_gradients(wrapped, optimizer, max_norm=5.0)
+        losses = _step(fabric, model, batches, weights)
+        fabric.clip_gradients(model, optimizer, max_norm=5.0)
         optimizer.step()
         optimizer.zero_grad()
         state["step"] = step + 1
@@ -141,13 +151,9 @@ def fit(config: FitConfig) -> Path:
         for task, value in losses.items():
             writer.add_scalar(f"loss/{task}", value, step)
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
-            _save(fabric, resume, state)
+            save_state(fabric, config.out / RESUME, state)
     progress.close()
     writer.close()
-    result = config.out / "model.safetensors"
-    save_checkpoint(model, result, info=_provenance(config, sets))
-    _save(fabric, resume, state)
-    return result
 
 
 def build(config: FitConfig) -> PTSAModel:
@@ -231,13 +237,6 @@ def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
                     {"params": chosen, "peak": peak, "weight_decay": config.weight_decay if matrices else 0.0}
                 )
     return groups
-
-
-def _save(fabric: Fabric, path: Path, state: dict) -> None:
-    """Beside the old one, then renamed: a kill leaves whole files only."""
-    partial = path.with_suffix(".partial")
-    fabric.save(partial, state)
-    partial.replace(path)
 
 
 def _provenance(config: FitConfig, sets: dict[str, Any]) -> dict:
