@@ -81,7 +81,7 @@ def to_tensors(
     for task, label in sample.labels.items():
         if label_size is not None:
             label = nearest(label, label_size, box)
-        tensor = torch.from_numpy(np.ascontiguousarray(label))
+        tensor = torch.from_numpy(np.array(label))  # a copy: decoded labels are read-only
         tensors[task] = tensor.permute(2, 0, 1).contiguous() if task == "normals" else tensor
     return tensors
 
