@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ptsa_serve.colors import blend, colorize
+from ptsa_serve.encoding.colors import blend, colorize
 from ptsa_serve.predictor import Predictor
 
 __all__ = ["draw"]

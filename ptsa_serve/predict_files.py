@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ptsa_serve.encode import Render, meta, render_png, to_npz, to_zip
+from ptsa_serve.encoding.encode import Render, meta, render_png, to_npz, to_zip
 from ptsa_serve.errors import BadImage, RequestError
 from ptsa_serve.files import replace_file
 from ptsa_serve.predictor import Predictor

@@ -1,6 +1,6 @@
 """The BentoML service: `bentoml serve ptsa_serve.service:Service`.
 
-BentoML runs the process, the probes and its own API; every other route is the app of `ptsa_serve.app`, mounted here.
+BentoML runs the process, the probes and its own API; every other route is the app of `ptsa_serve.http.app`.
 """
 
 import os
@@ -17,14 +17,14 @@ import bentoml
 from starlette.responses import Response
 
 from ptsa_serve import startup
-from ptsa_serve.app import mounted_app, server_timing
-from ptsa_serve.bento_api import Guard, Maps, arrays_json
-from ptsa_serve.edge import Edge
 from ptsa_serve.errors import RequestError
-from ptsa_serve.problems import problem_response
-from ptsa_serve.runtime import Runtime
+from ptsa_serve.http.app import mounted_app, server_timing
+from ptsa_serve.http.bento_api import Guard, Maps, arrays_json
+from ptsa_serve.http.edge import Edge
+from ptsa_serve.http.problems import problem_response
+from ptsa_serve.http.runtime import Runtime
+from ptsa_serve.http.work import Work
 from ptsa_serve.settings import MAX_TIMEOUT_MS
-from ptsa_serve.work import Work
 
 __all__ = ["Service"]
 

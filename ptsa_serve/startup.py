@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.errors import PTSAError
-from ptsa_serve.runtime import Runtime
+from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.settings import Settings
 
 __all__ = ["announce", "check", "die", "drain_on_sigterm", "read_settings", "start_worker"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from ptsa_serve.app import create_app
-from ptsa_serve.runtime import Runtime
+from ptsa_serve.http.app import create_app
+from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.settings import Settings
 
 # A browser of the system: Playwright's own download is not needed. CHROMIUM names another.

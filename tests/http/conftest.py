@@ -15,12 +15,12 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from ptsa_serve.app import create_app
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import Engine, load_engine
 from ptsa_serve.errors import EngineError
+from ptsa_serve.http.app import create_app
+from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.predictor import Predictor
-from ptsa_serve.runtime import Runtime
 from ptsa_serve.settings import Settings
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from ptsa_serve.batching import Batcher
 from ptsa_serve.errors import DeadlineExceeded, Internal, Overloaded, ShuttingDown
+from ptsa_serve.http.batching import Batcher
 
 
 class Gate:
@@ -240,7 +240,7 @@ def test_old_measurement_does_not_lock_out_short_deadlines(monkeypatch: pytest.M
     async def scenario() -> None:
         await batcher.submit("slow", key=1, deadline=soon())
         pace[0] = lambda: None
-        monkeypatch.setattr("ptsa_serve.batching._STALE", 0.0)
+        monkeypatch.setattr("ptsa_serve.http.batching._STALE", 0.0)
         await batcher.submit("fast again", key=1, deadline=soon(0.04))
 
     batcher = Batcher(run, limit=2)

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.datastructures import Headers
 
-from ptsa_serve.body import read_photo
 from ptsa_serve.errors import (
     BadMultipart,
     BadParameter,
@@ -17,6 +16,7 @@ from ptsa_serve.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from ptsa_serve.http.body import read_photo
 
 PHOTO = bytes(range(256)) * 4 + b"\r\n--not-the-boundary\r\n\r\n--"
 BOUNDARY = "xyz"

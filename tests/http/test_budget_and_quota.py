@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from ptsa_serve.budget import MemoryBudget
 from ptsa_serve.errors import TooManyRequests
-from ptsa_serve.quota import Quota
+from ptsa_serve.http.budget import MemoryBudget
+from ptsa_serve.http.quota import Quota
 
 
 def test_budget_is_never_exceeded_and_all_get_through() -> None:
@@ -97,7 +97,7 @@ def test_quota_counts_each_client_by_itself_and_refills_evenly() -> None:
 
 
 def test_quota_forgets_the_client_unseen_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptsa_serve.quota._CLIENTS", 2)
+    monkeypatch.setattr("ptsa_serve.http.quota._CLIENTS", 2)
     quota = Quota(1, clock=lambda: 0.0)
     for client in ("a", "b", "c"):
         quota.take(client)

@@ -234,7 +234,7 @@ def test_every_problem_has_a_page(server, code: str) -> None:
 
 
 def test_every_code_of_the_contract_exists() -> None:
-    from ptsa_serve import problems
+    from ptsa_serve.http import problems
 
     assert problems._EXPLANATIONS.keys() == REQUEST_ERRORS.keys()
 

@@ -4,7 +4,7 @@ import pytest
 from starlette.datastructures import QueryParams
 
 from ptsa_serve.errors import BadParameter, NotAcceptable
-from ptsa_serve.negotiate import FORMATS, Ask, Draw, deadline_ms, parse_ask, parse_draw, preferred
+from ptsa_serve.http.negotiate import FORMATS, Ask, Draw, deadline_ms, parse_ask, parse_draw, preferred
 
 TASKS = ("segmentation", "depth", "normals")
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from ptsa_serve.errors import PTSAError
-from ptsa_serve.runtime import Runtime
+from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.settings import Settings
 
 

@@ -133,7 +133,7 @@ def test_servers_own_limit_is_a_deadline_too(serve, photo_jpeg: bytes) -> None:
 
 
 def test_slow_upload_ends_at_the_deadline(serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptsa_serve.edge._DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr("ptsa_serve.http.edge._DRAIN_SECONDS", 0.1)
     with serve(PTSA_TIMEOUT_MS="150") as server:
         address = httpx.URL(server.url)
         with socket.create_connection((address.host, address.port)) as connection:

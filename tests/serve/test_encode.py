@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ptsa_serve.encode import map_png, maps_png, meta, render_png, to_json, to_npz, to_zip
+from ptsa_serve.encoding.encode import map_png, maps_png, meta, render_png, to_json, to_npz, to_zip
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
 from ptsa_serve.tasks import TASKS
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ptsa_serve import deflate
-from ptsa_serve.png import encode_png
+from ptsa_serve.encoding import deflate
+from ptsa_serve.encoding.png import encode_png
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
 

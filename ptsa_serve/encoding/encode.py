@@ -12,9 +12,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from ptsa_serve.archive import npy, pack
-from ptsa_serve.colors import blend, colorize, palette
-from ptsa_serve.png import encode_png
+from ptsa_serve.encoding.archive import npy, pack
+from ptsa_serve.encoding.colors import blend, colorize, palette
+from ptsa_serve.encoding.png import encode_png
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.resize import shrink
 from ptsa_serve.tasks import Task

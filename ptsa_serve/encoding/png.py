@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from ptsa_serve.deflate import checksum, deflate
+from ptsa_serve.encoding.deflate import checksum, deflate
 
 __all__ = ["encode_png"]
 

@@ -1,7 +1,7 @@
 """From a Prediction to the bytes of an answer: what was asked for decides the encoder."""
 
-from ptsa_serve.encode import render_png, to_json, to_npz, to_zip
-from ptsa_serve.negotiate import Ask, Draw
+from ptsa_serve.encoding.encode import render_png, to_json, to_npz, to_zip
+from ptsa_serve.http.negotiate import Ask, Draw
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.predictor import Prepared
 

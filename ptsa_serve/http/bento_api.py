@@ -17,12 +17,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ptsa_serve import negotiate
-from ptsa_serve.body import PART, body_size, read_photo
+from ptsa_serve.http import negotiate
+from ptsa_serve.http.body import PART, body_size, read_photo
+from ptsa_serve.http.runtime import Runtime
+from ptsa_serve.http.watch import within
 from ptsa_serve.prediction import Prediction
-from ptsa_serve.runtime import Runtime
 from ptsa_serve.tasks import KINDS, TASKS
-from ptsa_serve.watch import within
 
 __all__ = ["ROUTE", "Guard", "Maps", "arrays_json"]
 

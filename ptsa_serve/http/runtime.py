@@ -14,8 +14,6 @@ from starlette.requests import Request
 
 from ptsa_serve import __version__
 from ptsa_serve.artifact import Artifact, default_artifact
-from ptsa_serve.batching import Batcher
-from ptsa_serve.budget import MemoryBudget
 from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import (
     EngineError,
@@ -26,16 +24,18 @@ from ptsa_serve.errors import (
     ShuttingDown,
     TooLarge,
 )
+from ptsa_serve.http.batching import Batcher
+from ptsa_serve.http.budget import MemoryBudget
+from ptsa_serve.http.metrics import Metrics
+from ptsa_serve.http.negotiate import deadline_ms
+from ptsa_serve.http.quota import Quota
+from ptsa_serve.http.tensors import Infer
+from ptsa_serve.http.watch import while_connected, within
+from ptsa_serve.http.work import Served, Work
 from ptsa_serve.images import inspect
-from ptsa_serve.metrics import Metrics
-from ptsa_serve.negotiate import deadline_ms
 from ptsa_serve.prediction import Maps, PhotoInfo
 from ptsa_serve.predictor import Predictor, Prepared
-from ptsa_serve.quota import Quota
 from ptsa_serve.settings import Settings
-from ptsa_serve.tensors import Infer
-from ptsa_serve.watch import while_connected, within
-from ptsa_serve.work import Served, Work
 
 __all__ = ["Runtime", "load_predictor"]
 

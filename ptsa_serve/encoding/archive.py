@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ptsa_serve.deflate import checksum, deflate_raw
+from ptsa_serve.encoding.deflate import checksum, deflate_raw
 
 __all__ = ["npy", "pack"]
 

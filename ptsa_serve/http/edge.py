@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ptsa_serve import problems
 from ptsa_serve.errors import (
     BadMultipart,
     BadParameter,
@@ -30,8 +29,9 @@ from ptsa_serve.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from ptsa_serve.metrics import route_of
-from ptsa_serve.runtime import Runtime
+from ptsa_serve.http import problems
+from ptsa_serve.http.metrics import route_of
+from ptsa_serve.http.runtime import Runtime
 
 __all__ = ["Edge"]
 

@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ptsa_serve import __version__, tensors
-from ptsa_serve.body import body_size, read_body
+from ptsa_serve import __version__
 from ptsa_serve.errors import NotReady, UnknownModel
-from ptsa_serve.runtime import Runtime
+from ptsa_serve.http import tensors
+from ptsa_serve.http.body import body_size, read_body
+from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.tasks import KINDS
 
 __all__ = ["routes"]

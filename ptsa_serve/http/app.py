@@ -10,15 +10,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ptsa_serve import answers, negotiate, open_inference, pages, problems
-from ptsa_serve.body import body_size, read_photo
-from ptsa_serve.edge import Edge
 from ptsa_serve.errors import NotReady, RequestError, UnknownModel, UnknownTask
-from ptsa_serve.metrics import CONTENT_TYPE_LATEST
+from ptsa_serve.http import answers, negotiate, open_inference, pages, problems
+from ptsa_serve.http.body import body_size, read_photo
+from ptsa_serve.http.edge import Edge
+from ptsa_serve.http.metrics import CONTENT_TYPE_LATEST
+from ptsa_serve.http.runtime import Runtime
+from ptsa_serve.http.work import Served, Work
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.predictor import Prepared
-from ptsa_serve.runtime import Runtime
-from ptsa_serve.work import Served, Work
 
 __all__ = ["create_app", "mounted_app", "server_timing"]
 

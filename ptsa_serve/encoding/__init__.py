@@ -1,0 +1,1 @@
+"""Predictions as bytes: PNG, zip, npz, JSON, and colours for people."""
