@@ -35,7 +35,11 @@ def measure_accuracy(predictor: Predictor, *, name: str, root: Path, split: str,
         for task in tasks:
             metrics[task].update(prediction.maps[task], sample.labels[task])
     figures = {f"{task}_{k}": v for task in tasks for k, v in metrics[task].compute().items()}
-    return Measurement(f"How good are the served maps on {name}/{split}?", figures, {"photos": len(indices)})
+    return Measurement(
+        f"How good are the served maps on {name}/{split}?",
+        figures,
+        {"data": name, "split": split, "photos": len(indices)},
+    )
 
 
 def measure_trivial(*, name: str, root: Path, split: str) -> Measurement:
@@ -51,7 +55,9 @@ def measure_trivial(*, name: str, root: Path, split: str) -> Measurement:
                 label = data[index].labels[task]
                 metric.update(_at_size(map_, label.shape[:2], task), label)
             figures |= {f"{task}_{predictor}_{k}": v for k, v in metric.compute().items()}
-    return Measurement(f"How good is not looking, on {name}/{split}?", figures, {"photos": len(data)})
+    return Measurement(
+        f"How good is not looking, on {name}/{split}?", figures, {"data": name, "split": split, "photos": len(data)}
+    )
 
 
 def _mean_map(train, task: str, size: tuple[int, int] = (240, 320)) -> NDArray:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import onnx_ir as ir
 
+from export.annotate import annotate, entry
 from export.compile import CompileConfig, compile_artifact
 from export.errors import ExportError
 from export.graphs import SIZES
@@ -83,6 +84,15 @@ def unpack(artifact: Path, out: Path) -> None:
         raise ValueError(f"{out} exists; name a new folder")
     Artifact.open(artifact).write_external_data(out)
     click.echo(f"wrote {out}")
+
+
+@main.command("annotate")
+@click.argument("artifact", type=FOLDER)
+@click.argument("measurements", nargs=-1, required=True, type=FILE)
+def annotate_command(artifact: Path, measurements: tuple[Path, ...]) -> None:
+    """Write figures into ARTIFACT's manifest, from files of `python -m benchmarks accuracy --out FILE`."""
+    annotate(artifact, [entry(json.loads(path.read_text(encoding="utf-8"))) for path in measurements])
+    click.echo(f"wrote {len(measurements)} measurements into {artifact / 'manifest.json'}")
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,39 @@
+"""Figures measured on an artifact, written into its manifest afterwards: the graphs are not made again."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
+
+__all__ = ["annotate", "entry"]
+
+_RECORDED = {"path", "role", "bytes", "sha256"}
+
+
+def entry(measurement: Mapping[str, Any]) -> dict[str, Any]:
+    """A measurement of `python -m benchmarks accuracy` as a manifest's entry. Raises ValueError for another file."""
+    try:
+        conditions = measurement["conditions"]
+        return {
+            "data": conditions["data"],
+            "split": conditions["split"],
+            "photos": conditions["photos"],
+            "protocol": "maps as served, compared at the labels' own size",
+            "figures": {name: round(value, 4) for name, value in measurement["figures"].items()},
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"no measurement of accuracy ({error}); `python -m benchmarks accuracy --out` writes one"
+        ) from None
+
+
+def annotate(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Artifact:
+    """Replace the figures in the manifest of the artifact in `folder`; its other files stay byte for byte."""
+    artifact = Artifact.open(folder)
+    files = []
+    for record in artifact.manifest.files:
+        attributes = record.model_dump(exclude_none=True, exclude=_RECORDED)
+        files.append(ArtifactFile(record.path, record.role, (folder / record.path).read_bytes(), attributes))
+    manifest = artifact.manifest.model_copy(update={"metrics": tuple(dict(entry) for entry in metrics)})
+    return write_artifact(folder, manifest, files)
