@@ -43,7 +43,7 @@ class PretrainConfig:
         seed: decides photos, crops and initial weights.
         workers: processes that decode photos.
         precision: of Fabric: bf16-mixed or 32-true.
-        compile: torch.compile the backbone: a quarter faster after about two minutes.
+        compile: torch.compile the backbone; takes minutes to start, and gained nothing measurable on two CPU cores.
         save_every: steps between checkpoints.
     """
 
