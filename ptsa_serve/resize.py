@@ -4,7 +4,7 @@ One convention throughout: pixel centres at half integers (`align_corners=False`
 
 Why two libraries: Pillow's bilinear widens with the scale and so does not alias; it made the training photos
 too. OpenCV scales float maps 10 to 35 times faster, which Pillow does plane by plane. Milliseconds from 512 x
-384 to 640 x 480, one thread, least of 60, Xeon at 2 cores shared: one float plane 0.10 (OpenCV) against 0.97
+384 to 640 x 480, one thread, least of 60, two shared cores of an AMD EPYC: one float plane 0.10 (OpenCV) against 0.97
 (Pillow), three interleaved planes 0.21 against 7.7; four maps 0.6 against 10. Both release the interpreter
 lock.
 """

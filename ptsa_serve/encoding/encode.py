@@ -1,7 +1,7 @@
 """A prediction as bytes: PNG a map, ZIP, NPZ or JSON of all, and colours for people.
 
-Least of 50, milliseconds for 640 x 480 on a shared Xeon core: PNG of segmentation 0.1, saliency 0.6, depth 2.2, normals
-2.5; meta.json 1.2; all as npz 0.3, zip 10, json 17.
+Least of 50, milliseconds for 640 x 480 on a shared core (AMD EPYC): PNG of segmentation 0.1, saliency 0.6, depth 2.2,
+normals 2.5; meta.json 1.2; all as npz 0.3, zip 10, json 17.
 """
 
 import base64
