@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["Measurement", "median_ms", "save", "table"]
 
-_PACKAGES = ("ptsa-serve", "onnxruntime", "bentoml", "numpy", "pillow")
+_PACKAGES = ("onnxruntime", "bentoml", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
