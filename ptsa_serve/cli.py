@@ -189,7 +189,7 @@ def _environ(options: dict[str, Any]) -> dict[str, str]:
     given = {f"PTSA_{name.upper()}": str(value) for name, value in options.items() if value is not None}
     # Both are read before our service is imported. BentoML's usage reports are opt-in here. glibc keeps a heap for
     # each thread, and the model's buffers wander through them: 638 MB resident after 2,000 photos, 491 with two
-    # heaps, for about 6 % of the model's time (`python -m benchmarks memory`, `requests`).
+    # heaps; no slower in three alternating runs of `python -m benchmarks requests`.
     return {"BENTOML_DO_NOT_TRACK": "true", "MALLOC_ARENA_MAX": "2", **os.environ, **given}
 
 
