@@ -1,4 +1,4 @@
-"""Make `import torchvision` work beside a CPU build of torch; import this before timm, Lightning or torchmetrics.
+"""Make `import torchvision` work beside a CPU build of torch; import this before timm and Lightning.
 
 PyPI's only Linux wheel of torchvision is linked against CUDA. Beside a CPU torch its compiled part fails to load
 quietly, and the import then dies with "operator torchvision::nms does not exist", taking timm with it.

@@ -71,3 +71,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             save(root / f"ccp/{split}/{i:04}.jpg", photo)
             save(root / f"ccp/{split}/{i:04}.png", (blocks > 20).astype(np.uint8))
     return {"nyu": root / "nyu", "ccp": root / "ccp"}
+
+
+@pytest.fixture
+def kill_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """`kill_in_step(n, run)`: interrupts `run` in its n-th optimiser step, as a kill would."""
+
+    def interrupt(number: int, run: Callable[[], object]) -> None:
+        original, steps = torch.optim.AdamW.step, []
+
+        def step(*arguments: object) -> object:
+            steps.append(1)
+            if len(steps) == number:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", step)
+            with pytest.raises(KeyboardInterrupt):
+                run()
+
+    return interrupt

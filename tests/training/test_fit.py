@@ -51,21 +51,10 @@ def test_full_then_adapted_then_evaluated(config: FitConfig, tmp_path: Path) -> 
     assert result["nyu"]["depth"]["RMSE_m"] > 0
 
 
-def test_a_killed_run_resumes_to_the_same_result(config: FitConfig, monkeypatch, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_result(config: FitConfig, kill_in_step, tmp_path: Path) -> None:
     whole = load_file(fit(config))
     broken = replace(config, out=tmp_path / "broken")
-    steps = []
-
-    def killed_after_five(*arguments, original=torch.optim.AdamW.step):
-        steps.append(1)
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", killed_after_five)
-        with pytest.raises(KeyboardInterrupt):
-            fit(broken)
+    kill_in_step(5, lambda: fit(broken))
     assert not (broken.out / "model.safetensors").exists()
     resumed = load_file(fit(broken))
     # Matrices are stored in fp16, whose step is 5e-4 of the value; everything else would be a defect.

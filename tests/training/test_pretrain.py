@@ -58,20 +58,10 @@ def test_teacher_gives_each_named_map_at_its_stride(teacher: Path) -> None:
     }
 
 
-def test_a_killed_run_resumes_to_the_same_backbone(config: PretrainConfig, tmp_path: Path, monkeypatch) -> None:
+def test_a_killed_run_resumes_to_the_same_backbone(config: PretrainConfig, tmp_path: Path, kill_in_step) -> None:
     whole = load_file(pretrain(config))
-    broken, steps = replace(config, out=tmp_path / "broken"), []
-
-    def killed_after_five(*arguments, original=torch.optim.AdamW.step):
-        steps.append(1)
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", killed_after_five)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(broken)
+    broken = replace(config, out=tmp_path / "broken")
+    kill_in_step(5, lambda: pretrain(broken))
     for name, tensor in load_file(pretrain(broken)).items():
         torch.testing.assert_close(tensor, whole[name], atol=1e-6, rtol=1e-5)
 
