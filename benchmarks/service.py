@@ -5,17 +5,22 @@ import http.client
 import io
 import re
 import time
+from statistics import fmean, median
 
 import httpx
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from benchmarks.measurement import Measurement, median_ms
 from benchmarks.server import Server, running_server
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import Engine, load_engine
 
 __all__ = ["measure_load", "measure_memory", "measure_requests", "photo_640"]
+
+# Requests of each client in a round of the load.
+_ROUND = 3
 
 
 def photo_640(artifact: Artifact) -> bytes:
@@ -61,20 +66,29 @@ def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measur
 
 
 def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: int) -> Measurement:
-    """Closed loop of `clients`; the engine alone is timed before and after on the same photo."""
+    """Closed loop of `clients`, in rounds; the engine alone is timed on the idle machine before and after each."""
     data = photo_640(artifact)
-    before = _offline_rate(artifact, threads)
+    engine = load_engine("onnxruntime", artifact, threads)
+    rounds = max(1, requests // (_ROUND * clients))
+    rates, ratios, statuses = [], [], []
     with running_server(PTSA_THREADS=str(threads), PTSA_QUEUE=str(4 * clients)) as server:
-        seconds, statuses = asyncio.run(_closed_loop(server, data, clients, requests))
-    after = _offline_rate(artifact, threads)
+        alone = [_engine_rate(engine)]
+        for _ in range(rounds):
+            seconds, answers = asyncio.run(_closed_loop(server, data, clients, requests // rounds))
+            alone.append(_engine_rate(engine))
+            rates.append(len(answers) / seconds)
+            ratios.append(100 * rates[-1] / fmean(alone[-2:]))
+            statuses += answers
+    engine.close()
     with running_server(PTSA_THREADS=str(threads), PTSA_QUEUE="2") as server:
         overflow = asyncio.run(_burst(server, data, 24))
-    offline = (before + after) / 2
     refused = [wait for status, wait, retry in overflow if status == 503 and retry]
     figures = {
-        "service_photos_per_second": requests / seconds,
-        "engine_photos_per_second": offline,
-        "service_against_engine_percent": 100 * requests / seconds / offline,
+        "service_photos_per_second": median(rates),
+        "engine_photos_per_second": median(alone),
+        "service_against_engine_percent": median(ratios),
+        "service_against_engine_lowest_percent": min(ratios),
+        "service_against_engine_highest_percent": max(ratios),
         "failures": float(sum(status != 200 for status in statuses)),
         "burst_of_24_queue_2_answered": float(sum(status == 200 for status, *_ in overflow)),
         "burst_of_24_queue_2_refused_with_retry_after": float(len(refused)),
@@ -85,13 +99,18 @@ def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: in
         "format": "npz",
         "threads": threads,
         "clients": clients,
-        "requests": requests,
+        "requests": len(statuses),
+        "rounds": rounds,
     }
     return Measurement("What does the service do under load?", figures, conditions)
 
 
 def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measurement:
-    """Resident memory when ready, after photos of every size, and after many requests."""
+    """Resident memory when ready, and while photos of every size are answered.
+
+    Growth is that between the medians of the third and of the last quarter of the requests: one reading wanders by
+    the size of a photo's maps.
+    """
     jpeg, _ = artifact.sample()
     sizes = [(640, 480), (480, 640), (512, 512), (640, 360), (360, 640)]
     photos = []
@@ -99,14 +118,20 @@ def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measur
         buffer = io.BytesIO()
         Image.open(io.BytesIO(jpeg)).convert("RGB").resize(size).save(buffer, "JPEG")
         photos.append(buffer.getvalue())
+    readings = []
     with running_server(PTSA_THREADS=str(threads)) as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        figures = {"ready_MB": server.resident_mb()}
-        marks = {20: "after_20_requests_MB", requests // 2: f"after_{requests // 2}_requests_MB"}
-        for number in range(1, requests + 1):
+        ready = server.resident_mb()
+        for number in tqdm(range(requests), desc="memory", unit="request"):
             client.post("/v1/predict?format=npz", files={"image": photos[number % 5]}).raise_for_status()
-            if number in marks:
-                figures[marks[number]] = server.resident_mb()
-        figures[f"after_{requests}_requests_MB"] = server.resident_mb()
+            readings.append(server.resident_mb())
+    half, quarter = requests // 2, requests // 4
+    figures = {
+        "ready_MB": ready,
+        f"after_{half}_requests_MB": readings[half - 1],
+        f"after_{requests}_requests_MB": readings[-1],
+        "highest_MB": max(readings),
+        "growth_third_to_last_quarter_MB": median(readings[-quarter:]) - median(readings[half : half + quarter]),
+    }
     conditions = {"threads": threads, "requests": requests, "photos": "five aspect ratios in turn"}
     return Measurement("How much memory does the service take, and does it grow?", figures, conditions)
 
@@ -115,18 +140,15 @@ def _server_timing(header: str) -> dict[str, float]:
     return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", header)}
 
 
-def _offline_rate(artifact: Artifact, threads: int, runs: int = 15) -> float:
-    """Photos a second of the engine alone, by the median run."""
-    engine = load_engine("onnxruntime", artifact, threads)
+def _engine_rate(engine: Engine, runs: int = 10) -> float:
+    """Photos a second of the engine alone, by the median run; two runs first wake it up."""
     photo = np.zeros((1, 384, 512, 3), np.uint8)
     times = []
-    for number in range(runs + 2):
+    for _ in range(runs + 2):
         start = time.perf_counter()
         engine.run(photo)
-        if number >= 2:
-            times.append(time.perf_counter() - start)
-    engine.close()
-    return 1000 / median_ms(times)
+        times.append(time.perf_counter() - start)
+    return 1000 / median_ms(times[2:])
 
 
 async def _closed_loop(server: Server, data: bytes, clients: int, requests: int) -> tuple[float, list[int]]:

@@ -27,7 +27,7 @@ from training.tree import TaskTree
 __all__ = ["FitConfig", "fit"]
 
 # So that each task's gradient is of one order: nats, metres, radians, nats.
-LOSS_WEIGHTS = {"segmentation": 1.0, "depth": 1.0, "normals": 2.0, "saliency": 1.0}
+LOSS_WEIGHTS = {"segmentation": 1.0, "depth": 1.0, "normals": 3.0, "saliency": 1.0}
 
 
 # In the output folder: what a killed run continues from.

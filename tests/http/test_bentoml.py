@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -227,6 +228,21 @@ def test_unknown_paths_do_not_grow_the_metrics(bento: Process) -> None:
     before = lines()
     probe(range(1, 41))
     assert lines() == before
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_requests(
+    environ: dict[str, str], tmp_path: Path, free_port, photo_jpeg: bytes
+) -> None:
+    # BentoML keeps 6 kB of each request until its own timeout, here 6 seconds: less than the first round takes.
+    with serving(environ | {"PTSA_TIMEOUT_MS": "1000"}, tmp_path / "log", free_port()) as process:
+        worker = max(psutil.Process(process.popen.pid).children(recursive=True), key=lambda p: p.memory_info().rss)
+        resident = []
+        for _ in range(2):
+            for _ in range(4000):
+                assert process.photo(photo_jpeg, "/v1/predict?size=model").status_code == 200
+            resident.append(worker.memory_info().rss / 1e6)
+        assert resident[1] - resident[0] < 4
 
 
 def upload(url: str, photo: bytes) -> tuple[socket.socket, Callable[[], bytes]]:
