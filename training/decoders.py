@@ -2,7 +2,9 @@
 
 Each stage is normalised and projected to one width *before* anything is up-sampled (a 1x1 projection and bilinear
 up-sampling commute, and the projection is then 4 to 64 times cheaper); the maps are added from coarse to fine, with
-a 3x3 convolution at strides 16, 8 and 4 where neighbours must agree.
+a 3x3 convolution at strides 16, 8 and 4 where neighbours must agree. The coarsest map also gets what windows of 7
+tokens cannot see, for a few thousand multiply-adds: the mean of all tokens (global context, PSPNet, arXiv 1612.01105)
+and where each token lies (CoordConv, arXiv 1807.03247).
 
 Why not MTLoRA's head (concatenate at stride 4, 1x1 to 1080 channels): on Swin nano it costs more than the backbone.
 This one follows feature pyramids (Lin et al., arXiv 1612.03144; Panoptic FPN's sum, arXiv 1901.02446).
@@ -10,6 +12,7 @@ This one follows feature pyramids (Lin et al., arXiv 1612.03144; Panoptic FPN's 
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,8 +25,9 @@ class Decoder(nn.Module):
     def __init__(self, widths: Sequence[int], channels: int, *, width: int = 96, fine_width: int = 48) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in widths)
+        inputs = [*widths[:-1], 2 * widths[-1] + 4]  # see `_situated`
         self.lateral = nn.ModuleList(
-            nn.Linear(c, fine_width if stage == 0 else width) for stage, c in enumerate(widths)
+            nn.Linear(c, fine_width if stage == 0 else width) for stage, c in enumerate(inputs)
         )
         self.smooth16 = _smooth(width, width)
         self.smooth8 = _smooth(width, width)
@@ -32,14 +36,27 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(fine_width, channels, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        s4, s8, s16, s32 = (
-            project(norm(x)).permute(0, 3, 1, 2)
-            for x, norm, project in zip(maps, self.norms, self.lateral, strict=True)
-        )
+        normed = [norm(x) for x, norm in zip(maps, self.norms, strict=True)]
+        normed[-1] = _situated(normed[-1])
+        s4, s8, s16, s32 = (project(x).permute(0, 3, 1, 2) for x, project in zip(normed, self.lateral, strict=True))
         x = self.smooth16(s16 + _up(s32, s16))
         x = self.smooth8(s8 + _up(x, s8))
         x = self.smooth4(s4 + _up(self.narrow(x), s4))
         return self.head(x)
+
+
+def _situated(x: Tensor) -> Tensor:
+    """Tokens (N, h, w, C) -> (N, h, w, 2 C + 4): behind each the mean of all and its place, x, x², y, y² in -1...1."""
+    n, h, w, _ = x.shape
+    mean = x.mean((1, 2), keepdim=True)
+    across, down = _place(w, x).view(1, 1, w, 2), _place(h, x).view(1, h, 1, 2)
+    return torch.cat([x, *(part.expand(n, h, w, -1) for part in (mean, across, down))], -1)
+
+
+def _place(size: int, like: Tensor) -> Tensor:
+    """Centres of `size` cells of -1...1, and their squares: (size, 2)."""
+    centres = (2 * torch.arange(size, device=like.device, dtype=like.dtype) + 1) / size - 1
+    return torch.stack([centres, centres.square()], -1)
 
 
 def _smooth(inputs: int, outputs: int) -> nn.Sequential:

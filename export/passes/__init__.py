@@ -9,12 +9,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
+from export.passes.channels_last import ChannelsLast
 from export.passes.compact_masks import CompactMasks
 from export.passes.externalise import Externalise
 from export.passes.name_weights import TRANSPOSED, NameWeights
 from export.passes.strip_metadata import StripMetadata
 
-__all__ = ["TRANSPOSED", "CompactMasks", "Externalise", "NameWeights", "StripMetadata", "tidy"]
+__all__ = ["TRANSPOSED", "ChannelsLast", "CompactMasks", "Externalise", "NameWeights", "StripMetadata", "tidy"]
 
 _ANY_SIZE = 2**40
 
@@ -27,6 +28,7 @@ def tidy(model: ir.Model, parameters: Mapping[str, np.ndarray]) -> tuple[str, ..
     """
     naming = NameWeights(parameters)
     ir.passes.Sequential(
+        ChannelsLast(),
         RemoveUnusedNodesPass(),
         DeduplicateInitializersPass(size_limit=_ANY_SIZE),
         CompactMasks(),

@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 from timm.models.swin_transformer import SwinTransformerBlock
 
-from export.passes import CompactMasks, Externalise, NameWeights, StripMetadata
+from export.passes import ChannelsLast, CompactMasks, Externalise, NameWeights, StripMetadata
 from export.passes.compact_masks import regions
 
 
@@ -34,6 +34,40 @@ def shift_mask(height: int, width: int) -> np.ndarray:
     mask = block.get_attn_mask()
     assert mask is not None
     return mask.numpy()
+
+
+def class_map(planes: tuple[int, int], size: tuple[int, int]) -> ir.Model:
+    """A graph as the exporter makes it: logits of 5 classes scaled up to `size`, then the best class, uint8."""
+    x = ir.Value(name="x", shape=ir.Shape(["N", 5, *planes]), type=ir.TensorType(ir.DataType.FLOAT))
+    y = ir.Value(name="y", shape=ir.Shape(["N", *size]), type=ir.TensorType(ir.DataType.UINT8))
+    graph = ir.Graph([x], [y], nodes=[], opset_imports={"": 20}, name="class_map")
+    shape = ir.node("Shape", [x], attributes={"start": 0, "end": 2})
+    sizes = ir.node("Concat", [shape.outputs[0], constant(graph, "size", np.array(size))], attributes={"axis": 0})
+    scaled = ir.node("Resize", [x, None, None, sizes.outputs[0]], attributes={"mode": "linear"})
+    scaled.outputs[0].shape = ir.Shape(["N", 5, *size])
+    best = ir.node("ArgMax", [scaled.outputs[0]], attributes={"axis": 1, "keepdims": 0})
+    cast = ir.Node("", "Cast", [best.outputs[0]], [ir.AttrInt64("to", ir.DataType.UINT8)], outputs=[y])
+    graph.extend([shape, sizes, scaled, best, cast])
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (18, 40)])
+def test_channels_last_is_exact(size: tuple[int, int]) -> None:
+    model = class_map((6, 8), size)
+    x = np.random.default_rng(0).normal(size=(3, 5, 6, 8)).astype(np.float32)
+    before = run(model, x)
+    assert ChannelsLast()(model).modified
+    assert [node.op_type for node in model.graph][-4:] == ["Transpose", "Resize", "ArgMax", "Cast"]
+    assert before.shape == (3, *size)
+    assert np.array_equal(run(model, x), before)
+
+
+def test_channels_last_needs_known_sides() -> None:
+    model = class_map((6, 8), (24, 32))
+    (resize,) = (node for node in model.graph if node.op_type == "Resize")
+    resize.outputs[0].shape = None
+    with pytest.raises(ir.passes.PreconditionError, match="no shape"):
+        ChannelsLast()(model)
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (12, 16), (16, 24), (7, 7), (96, 128)])
