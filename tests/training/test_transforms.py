@@ -1,9 +1,8 @@
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
 
+from training.data.camera import turn
 from training.data.labels import LabelledPhoto
-from training.data.transforms import Augmentation, flip, to_tensors, zoom
+from training.data.transforms import Augmentation, flip, to_tensors
 
 
 def sample(seed: int = 0) -> LabelledPhoto:
@@ -31,24 +30,10 @@ def test_flip_turns_x_of_normals_and_nothing_else() -> None:
     assert np.array_equal(flipped[:, ::-1] * [-1, 1, 1], photo.labels["normals"])
 
 
-@given(st.floats(1, 3), st.floats(0, 1), st.floats(0, 1))
-def test_zoom_brings_the_scene_nearer_and_stays_inside(scale: float, right: float, down: float) -> None:
-    photo = sample()
-    zoomed, (left, upper, east, lower) = zoom(photo, scale, right, down)
-    depth = photo.labels["depth"]
-    np.testing.assert_allclose(zoomed.labels["depth"], depth / scale, rtol=1e-6)
-    assert np.array_equal(zoomed.labels["depth"] == 0, depth == 0)
-    assert left >= 0
-    assert upper >= 0
-    assert east <= 32 + 1e-9
-    assert lower <= 24 + 1e-9
-
-
 def test_labels_are_never_averaged() -> None:
     photo = sample()
-    tensors = to_tensors(photo, (48, 64), (11, 13), (3.3, 2.2, 20.1, 19.9))
-    for task in ("segmentation", "depth"):
-        assert set(np.unique(tensors[task])) <= set(np.unique(photo.labels[task]))
+    tensors = to_tensors(turn(photo, pan=0.1, tilt=0.05, roll=-0.1, zoom=1.2), (48, 64), (11, 13))
+    assert set(np.unique(tensors["segmentation"])) <= {*np.unique(photo.labels["segmentation"]), 255}
     lengths = np.linalg.norm(tensors["normals"].numpy(), axis=0)
     assert np.all((np.abs(lengths - 1) < 1e-5) | (lengths == 0))
 
@@ -62,7 +47,5 @@ def test_the_whole_photo_at_its_own_size_is_unchanged() -> None:
 
 def test_a_sample_depends_on_its_generator_alone() -> None:
     augment = Augmentation()
-    one, box = augment(sample(), np.random.default_rng(7))
-    two, other = augment(sample(), np.random.default_rng(7))
-    assert box == other
+    one, two = (augment(sample(), np.random.default_rng(7)) for _ in range(2))
     assert np.array_equal(one.image, two.image)

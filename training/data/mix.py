@@ -30,8 +30,7 @@ class Source(Dataset[dict[str, Any]]):
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self.data))
         rng = np.random.default_rng((self._seed, epoch, place))
         sample: LabelledPhoto = self.data[int(order[place])]
-        sample, box = self._augment(sample, rng)
-        return to_tensors(sample, self._size, self._label_size, box)
+        return to_tensors(self._augment(sample, rng), self._size, self._label_size)
 
 
 class Mix:
