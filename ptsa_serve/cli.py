@@ -187,10 +187,10 @@ def serve(host, port, **model_options) -> None:
 def _environ(options: dict[str, Any]) -> dict[str, str]:
     """The environment with the flags that were given in place of their variables."""
     given = {f"PTSA_{name.upper()}": str(value) for name, value in options.items() if value is not None}
-    # Both are read before our service is imported. BentoML's usage reports are opt-in here. glibc keeps a heap for
-    # each thread, and the model's buffers wander through them: 638 MB resident after 2,000 photos, 491 with two
-    # heaps; no slower in three alternating runs of `python -m benchmarks requests`.
-    return {"BENTOML_DO_NOT_TRACK": "true", "MALLOC_ARENA_MAX": "2", **os.environ, **given}
+    # Both are read before our service is imported. BentoML's usage reports are opt-in here. glibc keeps a heap for each
+    # thread, and on a busy machine the model's buffers wander through them: 608 MB resident with two heaps, under 500
+    # with one; no slower by `python -m benchmarks requests` and `load`.
+    return {"BENTOML_DO_NOT_TRACK": "true", "MALLOC_ARENA_MAX": "1", **os.environ, **given}
 
 
 def _settings(options: dict[str, Any]) -> "Settings":
