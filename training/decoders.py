@@ -3,7 +3,7 @@
 Each stage is normalised and projected to one width *before* anything is up-sampled (a 1x1 projection and bilinear
 up-sampling commute, and the projection is then 4 to 64 times cheaper); the maps are added from coarse to fine, with
 a 3x3 convolution at strides 16, 8 and 4 where neighbours must agree. The coarsest map also gets what windows of 7
-tokens cannot see, for a few thousand multiply-adds: the mean of all tokens (global context, PSPNet, arXiv 1612.01105)
+tokens cannot see, for 0.2 % of the multiply-adds: the mean of all tokens (global context, PSPNet, arXiv 1612.01105)
 and where each token lies (CoordConv, arXiv 1807.03247).
 
 Why not MTLoRA's head (concatenate at stride 4, 1x1 to 1080 channels): on Swin nano it costs more than the backbone.
