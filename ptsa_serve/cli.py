@@ -188,8 +188,8 @@ def _environ(options: dict[str, Any]) -> dict[str, str]:
     """The environment with the flags that were given in place of their variables."""
     given = {f"PTSA_{name.upper()}": str(value) for name, value in options.items() if value is not None}
     # Both are read before our service is imported. BentoML's usage reports are opt-in here. glibc keeps a heap for each
-    # thread, and on a busy machine the model's buffers wander through them: 608 MB resident with two heaps, under 500
-    # with one; no slower by `python -m benchmarks requests` and `load`.
+    # thread, and on a busy machine the model's buffers wander through them: 608 MB resident with two heaps, 527 at
+    # most in 2,000 requests with one; no slower by `python -m benchmarks requests` and `load`.
     return {"BENTOML_DO_NOT_TRACK": "true", "MALLOC_ARENA_MAX": "1", **os.environ, **given}
 
 
