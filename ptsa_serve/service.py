@@ -3,17 +3,12 @@
 BentoML runs the process, the probes and its own API; every other route is the app of `ptsa_serve.http.app`.
 """
 
-import os
-
-# BentoML reports usage unless this is exactly "true". It may have looked already where `bentoml serve` imported this
-# module; `ptsa serve` and the bento set it before.
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
-
 import asyncio
 from pathlib import Path
 from typing import Any, cast
 
 import bentoml
+from bentoml._internal.utils.analytics import usage_stats
 from starlette.responses import Response
 
 from ptsa_serve import startup
@@ -26,6 +21,9 @@ from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.http.work import Work
 
 __all__ = ["Service"]
+
+# `bentoml serve` has asked before it imports this module, and keeps the answer; ours was set since.
+usage_stats.do_not_track.cache_clear()
 
 _SETTINGS = startup.read_settings()
 _RUNTIME = Runtime(_SETTINGS)
