@@ -31,7 +31,7 @@ def main() -> int:
         server.bind(("127.0.0.1", 53))
         threading.Thread(target=answer, args=(server, names), daemon=True).start()
         ended = subprocess.run(sys.argv[1:], stdout=sys.stderr, check=False)
-        print(json.dumps(sorted(names)))
+        sys.stdout.write(json.dumps(sorted(names)))
         return ended.returncode
 
 
