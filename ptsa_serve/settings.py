@@ -2,11 +2,12 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -18,6 +19,21 @@ __all__ = ["PREFIX", "Settings"]
 PREFIX = "PTSA_"
 
 _MIB = 1024 * 1024
+
+# What an HTTP header can hold whatever client sends it (RFC 9110 section 5.5), and is no riddle to type.
+_KEY = r"[!-~][ -~]{6,}[!-~]"
+
+# What Kubernetes tells every pod of a Service whose name begins with "ptsa", and Docker of a linked container: names,
+# and the values that they have (kubernetes.io "Environment variables" of Services; docs.docker.com "Legacy container
+# links"). PTSA_PORT=3000 is none of them: somebody wanted to set something.
+_SERVICE_LINKS: tuple[tuple[str, str], ...] = (
+    (r"(.*_)?SERVICE_HOST", r".*"),
+    (r"(.*_)?SERVICE_PORT(_.*)?", r"[0-9]+"),
+    (r"(.*_)?PORT(_[0-9]+_(TCP|UDP|SCTP))?", r"(tcp|udp|sctp)://.*"),
+    (r"(.*_)?PORT_[0-9]+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)", r".*"),
+    (r"(.*_)?NAME", r"/.*"),
+    (r"(.*_)?ENV_.*", r".*"),
+)
 
 
 class Settings(BaseSettings):
@@ -38,7 +54,7 @@ class Settings(BaseSettings):
     queue: int = Field(64, ge=1, le=100_000, description="photos that may wait for the model")
     timeout_ms: int = Field(30_000, ge=10, le=600_000, description="longest time for one request")
     quota: int = Field(0, ge=0, le=1_000_000, description="photos a minute for one client; 0: no quota")
-    api_key: SecretStr | None = Field(None, min_length=8, description="key that clients must send; unset: none")
+    api_key: SecretStr | None = Field(None, description="key that clients must send; unset: none")
     drain_file: Path | None = Field(None, description="file whose presence takes the server out of rotation")
     drain_seconds: float = Field(5.0, ge=0, le=600, description="seconds of drain before new work is refused")
 
@@ -47,10 +63,12 @@ class Settings(BaseSettings):
         """Read the PTSA_* variables of `environ` (default: of this process).
 
         Raises:
-            SettingsError: all faults at once: variable, value found, what is allowed; unknown PTSA_* variables too.
+            SettingsError: all faults at once: variable, value found, what is allowed; unknown PTSA_* variables too, but
+                those that Kubernetes and Docker make for services of such a name.
         """
         environ = os.environ if environ is None else environ
         found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+        found = {name: value for name, value in found.items() if not _is_service_link(name, value)}
         values = {name.removeprefix(PREFIX).lower(): value for name, value in found.items()}
         faults = [_unknown(name, cls) for name in found if name.removeprefix(PREFIX).lower() not in cls.model_fields]
         known = {field: value for field, value in values.items() if field in cls.model_fields and value != ""}
@@ -63,6 +81,17 @@ class Settings(BaseSettings):
             if not faults:
                 return settings
         raise SettingsError("; ".join(faults))
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        """The key without the white space around it, which files of secrets end in and headers cannot hold."""
+        if key is None:
+            return None
+        text = key.get_secret_value().strip()
+        if not re.fullmatch(_KEY, text):
+            raise ValueError("not 8 or more printable ASCII characters")
+        return SecretStr(text)
 
     @classmethod
     def settings_customise_sources(
@@ -103,6 +132,11 @@ class Settings(BaseSettings):
         return {f"{PREFIX}{name.upper()}": str(v) if isinstance(v, Path) else v for name, v in shown.items()}
 
 
+def _is_service_link(name: str, value: str) -> bool:
+    rest = name.removeprefix(PREFIX)
+    return any(re.fullmatch(shape, rest) and re.fullmatch(known, value, re.S) for shape, known in _SERVICE_LINKS)
+
+
 def _unknown(name: str, settings: type[Settings]) -> str:
     known = [f"{PREFIX}{field.upper()}" for field in settings.model_fields]
     close = difflib.get_close_matches(name, known, n=1)
@@ -116,6 +150,9 @@ def _fault(error: ErrorDetails, settings: type[Settings]) -> str:
     low = next((m.ge for m in info.metadata if hasattr(m, "ge")), None)
     high = next((m.le for m in info.metadata if hasattr(m, "le")), None)
     if field == "api_key":
-        return "PTSA_API_KEY is too short; use at least 8 characters"
+        return (
+            "PTSA_API_KEY is too short, or no header can carry it; use at least 8 characters, of printable ASCII alone "
+            "(letters, digits, signs), in one line"
+        )
     kind = "a number" if info.annotation is float else "a whole number"
     return f"{PREFIX}{field.upper()} is {error['input']!r}; use {kind} from {low} to {high} ({info.description})"

@@ -67,6 +67,51 @@ def test_short_key_is_not_shown_in_the_error() -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["very-secret-key\n", "\r\n very-secret-key \t"])
+def test_white_space_around_a_key_is_not_of_it(key: str) -> None:
+    secret = Settings.load({"PTSA_API_KEY": key}).api_key
+    assert secret is not None
+    assert secret.get_secret_value() == "very-secret-key"
+
+
+@pytest.mark.parametrize(
+    "key", ["schlüssel-für-alle", "two\nlines-of-key", "tab\tin-the-key", "\ufeffvery-secret", "\n"]
+)
+def test_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> None:
+    with pytest.raises(SettingsError, match="PTSA_API_KEY .* printable ASCII"):
+        Settings.load({"PTSA_API_KEY": key})
+
+
+SERVICE_LINKS = {
+    # Kubernetes, for Services named ptsa, ptsa-serve and ptsa-queue.
+    "PTSA_SERVICE_HOST": "10.0.171.239",
+    "PTSA_SERVICE_PORT": "3000",
+    "PTSA_SERVICE_PORT_HTTP": "3000",
+    "PTSA_PORT": "tcp://10.0.171.239:3000",
+    "PTSA_PORT_3000_TCP": "tcp://10.0.171.239:3000",
+    "PTSA_PORT_3000_TCP_PROTO": "tcp",
+    "PTSA_PORT_3000_TCP_PORT": "3000",
+    "PTSA_PORT_3000_TCP_ADDR": "10.0.171.239",
+    "PTSA_SERVE_SERVICE_HOST": "fd00::1",
+    "PTSA_SERVE_PORT": "tcp://[fd00::1]:3000",
+    "PTSA_QUEUE_PORT": "udp://10.0.171.239:53",
+    "PTSA_QUEUE_PORT_53_UDP_ADDR": "10.0.171.239",
+    # Docker, for a linked container.
+    "PTSA_NAME": "/web/ptsa",
+    "PTSA_ENV_PATH": "/usr/bin:/bin",
+}
+
+
+def test_variables_that_orchestrators_make_for_a_service_of_our_name_are_no_settings() -> None:
+    assert Settings.load({**SERVICE_LINKS, "PTSA_QUEUE": "7"}).queue == 7
+
+
+@pytest.mark.parametrize("name", ["PTSA_PORT", "PTSA_SERVE_PORT", "PTSA_NAME", "PTSA_SERVICE", "PTSA_QUEUE_PORT_MAX"])
+def test_a_setting_that_only_looks_like_a_service_link_is_still_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is not a setting"):
+        Settings.load({name: "3000"})
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings.load({}).queue = 3
