@@ -80,7 +80,7 @@ class _Version1:
 
     async def predict(self, request: Request) -> Response:
         ask = negotiate.parse_ask(
-            request.query_params, request.headers.get("accept", ""), tuple(self.runtime.predictor.tasks)
+            request.query_params, negotiate.accepted(request.headers), tuple(self.runtime.predictor.tasks)
         )
         served = await self._serve(request, ask.tasks, ask.size, lambda prediction, _: answers.body(prediction, ask))
         return _answer(served, negotiate.FORMATS[ask.format], f"maps.{ask.format}")
@@ -90,7 +90,7 @@ class _Version1:
         tasks = self.runtime.predictor.tasks
         if task not in tasks:
             raise UnknownTask(task, tasks)
-        draw = negotiate.parse_draw(request.query_params, request.headers.get("accept", ""), task)
+        draw = negotiate.parse_draw(request.query_params, negotiate.accepted(request.headers), task)
         served = await self._serve(
             request,
             (task,),

@@ -60,7 +60,7 @@ class Guard:
             return
         request = Request(scope, receive)
         negotiate.no_parameters(request.query_params)
-        negotiate.preferred(request.headers.get("accept", ""), {"json": "application/json"})
+        negotiate.preferred(negotiate.accepted(request.headers), {"json": "application/json"})
         self.runtime.check_open()
         limit = self.runtime.settings.max_bytes
         async with AsyncExitStack() as held:

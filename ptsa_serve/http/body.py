@@ -1,5 +1,6 @@
 """The photo out of a request body, raw or multipart: counted while it comes in, never fetched from anywhere else."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,16 @@ PART = "image"
 # Parts after which a multipart body is refused: a form with a photo has one.
 _MAX_PARTS = 16
 
+# Bytes up to the end of the first part's headers; beyond this a body is no form.
+_MAX_HEAD = 64 * 1024
+
+# "binary/octet-stream" is what S3 and its kin call bytes of an unknown kind.
+_RAW = (b"application/octet-stream", b"binary/octet-stream")
+
+_NO_PART = (
+    "the multipart body does not parse: no part begins with the boundary that Content-Type names; let the HTTP library "
+    "build body and header"
+)
 _HOW = "send the photo as the body (Content-Type: image/jpeg) or as the multipart part `image`"
 
 
@@ -55,7 +66,7 @@ async def read_photo(headers: Headers, chunks: AsyncIterator[bytes], limit: int)
     """The bytes of the photo in a request with `headers` whose body is `chunks`.
 
     The Content-Type decides between raw and multipart and is a hint otherwise: whether the bytes are an image, and of
-    which format, is for the decoder to say. No Content-Type at all is taken as raw bytes.
+    which format, is for the decoder to say. No Content-Type, or an empty one, is taken as raw bytes.
 
     Raises:
         UnsupportedMediaType: neither multipart nor an image nor octet-stream.
@@ -66,7 +77,7 @@ async def read_photo(headers: Headers, chunks: AsyncIterator[bytes], limit: int)
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"Content-Encoding is {encoding[:32]!r}; send the body as it is, images are packed")
-    declared = headers.get("content-type", "application/octet-stream")
+    declared = headers.get("content-type", "").strip() or "application/octet-stream"
     kind, options = parse_options_header(declared)
     if kind == b"multipart/form-data":
         form = _Form(options.get(b"boundary", b""))
@@ -77,7 +88,7 @@ async def read_photo(headers: Headers, chunks: AsyncIterator[bytes], limit: int)
         if empty:
             raise MissingImage(f"the body is empty; {_HOW}")
         return form.photo()
-    if not kind.startswith(b"image/") and kind != b"application/octet-stream":
+    if not kind.startswith(b"image/") and kind not in _RAW:
         raise UnsupportedMediaType(
             f"Content-Type is {declared[:100]!r}; {_HOW}",
             headers={"Accept-Post": "image/*, application/octet-stream, multipart/form-data"},
@@ -108,6 +119,8 @@ class _Form:
             raise BadMultipart("Content-Type multipart/form-data has no boundary; let the HTTP library set the header")
         self._parts: list[_Part] = []
         self._ended = False
+        self._boundary = boundary
+        self._head: bytes | None = b""
         callbacks: Any = {
             "on_part_begin": self._begin,
             "on_header_field": self._field,
@@ -123,12 +136,36 @@ class _Form:
             raise BadMultipart("the boundary of the multipart body is too long; use at most 70 characters") from error
 
     def feed(self, chunk: bytes) -> None:
+        if self._head is not None:
+            self._head += chunk
+            chunk = self._normal_head()
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise BadMultipart("the multipart body does not parse; let the HTTP library build it") from error
 
+    def _normal_head(self) -> bytes:
+        """What came so far once the first part's headers are whole, else nothing.
+
+        RFC 2046 section 5.1.1 allows what the parser does not take: text before the first boundary, blanks behind it,
+        headers that go on in the next line.
+        """
+        head = self._head or b""
+        opened = re.search(rb"(?:^|\n)--" + re.escape(self._boundary) + rb"(?:--|[ \t]*\r\n)", head)
+        end = head.find(b"\r\n\r\n", opened.end() - 2) if opened else -1
+        if opened and opened[0].endswith(b"--"):
+            end = opened.end()
+        if opened and end >= 0:
+            self._head = None
+            headers = re.sub(rb"\r\n[ \t]+", b" ", head[opened.end() : end])
+            return opened[0].strip() + b"\r\n" + headers + head[end:]
+        if len(head) > _MAX_HEAD:
+            raise BadMultipart(_NO_PART)
+        return b""
+
     def photo(self) -> bytes:
+        if self._head:
+            raise BadMultipart(_NO_PART)
         if not self._ended:
             raise BadMultipart("the multipart body ends before its closing boundary; send it whole")
         photos = [part for part in self._parts if part.name == PART]
@@ -168,14 +205,17 @@ class _Form:
 
     def _headers(self) -> None:
         part = self._parts[-1]
-        _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
+        disposition = part.headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
         if b"name" not in options:
             raise BadMultipart(f"a part has no name; name it {PART!r}")
         encoding = part.headers.get(b"content-transfer-encoding", b"binary").strip().lower()
         if encoding not in (b"binary", b"8bit", b"7bit"):
             raise BadMultipart("a part has a Content-Transfer-Encoding; send the bytes as they are")
         part.name = options[b"name"].decode("utf-8", "replace")
-        part.is_file = b"filename" in options or b"content-type" in part.headers
+        # `filename*` has no place in a form, and yet some libraries send it for names that are not ASCII.
+        named = b"filename" in options or re.search(rb";\s*filename\*\s*=", disposition, re.I)
+        part.is_file = bool(named) or b"content-type" in part.headers
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._parts[-1].name == PART:

@@ -6,11 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 
 from ptsa_serve.errors import BadParameter, NotAcceptable
 
-__all__ = ["FORMATS", "PNG", "Ask", "Draw", "deadline_ms", "no_parameters", "parse_ask", "parse_draw", "preferred"]
+__all__ = [
+    "FORMATS",
+    "PNG",
+    "Ask",
+    "Draw",
+    "accepted",
+    "deadline_ms",
+    "no_parameters",
+    "parse_ask",
+    "parse_draw",
+    "preferred",
+]
 
 Format = Literal["zip", "npz", "json"]
 Size = Literal["photo", "model"]
@@ -20,6 +31,9 @@ FORMATS: dict[str, str] = {"zip": "application/zip", "npz": "application/x-npz",
 PNG = "image/png"
 
 DEFAULT_OPACITY = 0.6
+
+# Members of a list: commas inside quotes divide nothing.
+_LISTED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +123,23 @@ def deadline_ms(header: str | None, longest: int) -> int:
     return min(int(header), longest)
 
 
+def accepted(headers: Headers) -> str:
+    """The Accept header; several lines of it are one list (RFC 9110 section 5.3)."""
+    return ", ".join(headers.getlist("accept"))
+
+
 def preferred(accept: str, types: Mapping[str, str]) -> str:
     """The key of `types` (name -> media type) that `accept` likes best; the first of them where it does not care.
 
     Quality values and wildcards count as in RFC 9110 section 12.5.1: the most specific range that fits a type gives
-    its quality, 0 refuses it.
+    its quality, 0 refuses it. What is no range counts for nothing, a quality that is no number for 1; "*" is "*/*", as
+    Java's oldest client writes it.
 
     Raises:
         NotAcceptable: every type is refused or unnamed.
     """
-    ranges = [_range(part) for part in accept.split(",") if part.strip()]
+    found = [_range(part) for part in _LISTED.findall(accept)]
+    ranges = [(media, quality) for media, quality in found if "/" in media]
     if not ranges:
         return next(iter(types))
     scored = [(_quality(media, ranges), name) for name, media in types.items()]
@@ -134,9 +155,16 @@ def _range(part: str) -> tuple[str, float]:
     for option in options:
         name, _, value = option.partition("=")
         if name.strip() == "q":
-            fits = re.fullmatch(r"(0(\.\d{0,3})?|1(\.0{0,3})?)", value.strip())
-            quality = float(value) if fits else 0.0
-    return media, quality
+            quality = _weight(value.strip(' "'))
+    return "*/*" if media == "*" else media, quality
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        return 1.0
+    return 1.0 if math.isnan(weight) else min(max(weight, 0.0), 1.0)
 
 
 def _quality(media: str, ranges: Sequence[tuple[str, float]]) -> float:

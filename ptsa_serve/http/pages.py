@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from ptsa_serve.errors import NotFound
+from ptsa_serve.http.negotiate import accepted
 
 __all__ = ["CSP", "index", "ui_file", "ui_page"]
 
@@ -33,7 +34,7 @@ def samples() -> list[str]:
 
 async def index(request: Request) -> Response:
     """`/`: browsers are led to the page, programs are told where things are."""
-    if "text/html" in request.headers.get("accept", ""):
+    if "text/html" in accepted(request.headers):
         return RedirectResponse("/ui", status_code=302)
     paths = {"predict": "/v1/predict", "models": "/v1/models", "page": "/ui", "schema": "/docs.json"}
     return JSONResponse({"service": "ptsa-serve", **paths})

@@ -46,7 +46,39 @@ def test_multipart_photo_is_whole_however_it_is_cut(step: int) -> None:
     assert read(part() + END, step=step) == PHOTO
 
 
-@pytest.mark.parametrize("kind", ["image/jpeg", "image/jpg", "IMAGE/PNG", "application/octet-stream", None])
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"This is a multi-part message in MIME format.\r\n" + part() + END,
+        b"says --xyz within a line, and\r\n--xy\r\n" + part() + END,
+        b"\r\n\r\n" + part() + END,
+        b"a line of Unix\n" + part() + END,
+        part().replace(b"--xyz\r\n", b"--xyz \t\r\n", 1) + END,
+        part().replace(b"; filename", b";\r\n\tfilename") + END,
+        part().replace(b'filename="a.jpg"', b"filename*=UTF-8''%C3%A4.jpg") + END,
+        part() + END + b"an epilogue\r\n--xyz\r\n",
+        part() + END[:-2],
+    ],
+    ids=["preamble", "preamble-like-a-boundary", "empty-lines", "unix-preamble", "padding", "folded-header", "filename*",
+         "epilogue", "no-last-line-end"],
+)  # fmt: skip
+def test_multipart_is_taken_as_mime_allows_it(body: bytes, step: int) -> None:
+    assert read(body, step=step) == PHOTO
+
+
+@pytest.mark.parametrize(
+    "body", [b"x" * 70_000, b"--xy\r\n" + part()[7:], b"--xyz\r\nContent-Disposition: form-"]
+)
+def test_form_without_a_part_is_named(body: bytes) -> None:
+    with pytest.raises(BadMultipart, match="no part begins with the boundary"):
+        read(body, limit=100_000)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["image/jpeg", "image/jpg", "IMAGE/PNG", "application/octet-stream", "binary/octet-stream", "", "  ", None],
+)
 def test_raw_photo_is_taken_with_any_image_type_or_none(kind: str | None) -> None:
     assert read(PHOTO, kind) == PHOTO
 

@@ -87,11 +87,32 @@ def test_accept_chooses_by_quality_and_precision(accept: str, expected: str) -> 
     assert preferred(accept, FORMATS) == expected
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/png", "*/*;q=0", "application/zip;q=0", "application/zip;q=7"])
+@pytest.mark.parametrize("accept", ["text/html", "image/png", "*/*;q=0", "application/zip;q=0"])
 def test_accept_without_a_type_of_ours_is_refused_with_those_there_are(accept: str) -> None:
     with pytest.raises(NotAcceptable) as caught:
         preferred(accept, FORMATS)
     assert caught.value.allowed == tuple(FORMATS.values())
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "zip"),
+        ("application/json;q=.9, application/zip;q=.2", "json"),
+        ("application/json;q=high", "json"),
+        ("application/json;q=", "json"),
+        ("application/json;q=nan", "json"),
+        ("application/json;q=7, application/zip;q=0.5", "json"),
+        ("application/json;q=0.12345", "json"),
+        ('application/json;q="0.5"', "json"),
+        ('text/html;title="a, b;q=0", application/json', "json"),
+        ('application/json;title="open', "json"),
+        ("zip", "zip"),
+        (",,;q=1", "zip"),
+    ],
+)
+def test_accept_is_read_as_its_sender_meant_it(accept: str, expected: str) -> None:
+    assert preferred(accept, FORMATS) == expected
 
 
 def test_query_wins_over_accept() -> None:
