@@ -16,6 +16,7 @@ from ptsa_serve.http.body import body_size, read_photo
 from ptsa_serve.http.edge import Edge
 from ptsa_serve.http.metrics import CONTENT_TYPE_LATEST
 from ptsa_serve.http.runtime import Runtime
+from ptsa_serve.http.target import PAGE
 from ptsa_serve.http.work import Served, Work
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.predictor import Prepared
@@ -52,6 +53,7 @@ def mounted_app(runtime: Runtime) -> Starlette:
         routes=[
             Route("/", pages.index, methods=["GET"]),
             Route("/ui", pages.ui_page, methods=["GET"]),
+            Route(PAGE, pages.ui_page, methods=["GET"]),
             Route("/ui/{name:path}", pages.ui_file, methods=["GET"]),
             Route("/problems/{code}", _problem_page, methods=["GET"]),
             Route("/metrics", v1.metrics, methods=["GET"]),

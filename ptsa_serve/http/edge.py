@@ -32,6 +32,7 @@ from ptsa_serve.errors import (
 from ptsa_serve.http import problems
 from ptsa_serve.http.metrics import route_of
 from ptsa_serve.http.runtime import Runtime
+from ptsa_serve.http.target import normalize
 
 __all__ = ["Edge"]
 
@@ -88,6 +89,7 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        normalize(scope)
         exchange = _open(scope)
         scope.setdefault("state", {}).update(request_id=exchange.request_id, arrived=exchange.started)
 

@@ -15,11 +15,14 @@ __all__ = ["CSP", "index", "ui_file", "ui_page"]
 # Nothing but this server: no script, style, font or photo from elsewhere, nothing inline, no frame around the page.
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "form-action 'none'; base-uri 'self'; frame-ancestors 'none'"
 )
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
 _HEADERS = {"Content-Security-Policy": CSP, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+
+
+_BASE = '<base href="ui/">'
 
 
 def ui_folder() -> Path:
@@ -35,15 +38,17 @@ def samples() -> list[str]:
 async def index(request: Request) -> Response:
     """`/`: browsers are led to the page, programs are told where things are."""
     if "text/html" in accepted(request.headers):
-        return RedirectResponse("/ui", status_code=302)
+        # Relative, as every address of the page: below a proxy's prefix "/ui" would be another service's.
+        return RedirectResponse("ui", status_code=302)
     paths = {"predict": "/v1/predict", "models": "/v1/models", "page": "/ui", "schema": "/docs.json"}
     return JSONResponse({"service": "ptsa-serve", **paths})
 
 
 async def ui_page(request: Request) -> Response:
-    """`/ui`: the page itself."""
-    del request
-    return FileResponse(ui_folder() / "index.html", media_type="text/html", headers=_HEADERS)
+    """`/ui` and `/ui/`: the page itself, its addresses relative to the folder `ui/` in both."""
+    page = (ui_folder() / "index.html").read_text(encoding="utf-8")
+    base = "./" if request.url.path.endswith("/") else "ui/"
+    return Response(page.replace(_BASE, f'<base href="{base}">'), media_type="text/html", headers=_HEADERS)
 
 
 async def ui_file(request: Request) -> Response:

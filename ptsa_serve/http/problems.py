@@ -45,7 +45,7 @@ _EXPLANATIONS: dict[str, str] = {
 }
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><link rel="stylesheet" href="/ui/style.css"><main class="text">
+<title>{title}</title><link rel="stylesheet" href="../ui/style.css"><main class="text">
 <p class="status">{status} <code>{code}</code></p><h1>{title}</h1><p>{text}</p>
 <p>Every problem of this service: {links}</p></main></html>"""
 
@@ -83,7 +83,7 @@ def problem_page(code: str) -> Response:
     if code not in REQUEST_ERRORS:
         raise NotFound(f"there is no problem {code[:64]!r}; the codes are {', '.join(REQUEST_ERRORS)}")
     error = REQUEST_ERRORS[code]
-    links = ", ".join(f'<a href="/problems/{name}">{name}</a>' for name in REQUEST_ERRORS)
+    links = ", ".join(f'<a href="{name}">{name}</a>' for name in REQUEST_ERRORS)
     page = _PAGE.format(
         title=html.escape(error.title),
         status=error.status,

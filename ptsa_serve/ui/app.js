@@ -1,7 +1,7 @@
 // The page: takes a photo by choice, drop, paste or sample, sends it, and shows what comes back.
 
-import { showFigures } from "/ui/figures.js";
-import { readNpz } from "/ui/npz.js";
+import { showFigures } from "./figures.js";
+import { readNpz } from "./npz.js";
 
 const $ = (id) => document.getElementById(id);
 const page = { model: null, photo: null, key: "", figures: null, address: null, running: null };
@@ -26,7 +26,7 @@ async function call(path, options = {}) {
 }
 
 async function loadModel() {
-  const { models } = await (await call("/v1/models")).json();
+  const { models } = await (await call("../v1/models")).json();
   page.model = models[0];
   const { name, version, tasks, limits } = page.model;
   $("model").textContent = `${name} ${version}: ${tasks.map((task) => task.name).join(", ")}`;
@@ -35,16 +35,16 @@ async function loadModel() {
 }
 
 async function loadSamples() {
-  const names = await (await call("/ui/samples.json")).json();
+  const names = await (await call("samples.json")).json();
   $("samples").hidden = names.length === 0;
   for (const name of names) {
     const words = name.replace(/\.jpg$/, "").replaceAll(/[-_]/g, " ");
-    const image = Object.assign(document.createElement("img"), { src: `/ui/samples/${name}`, alt: `Sample: ${words}` });
+    const image = Object.assign(document.createElement("img"), { src: `samples/${name}`, alt: `Sample: ${words}` });
     const button = Object.assign(document.createElement("button"), { type: "button" });
     button.append(image);
     button.addEventListener("click", async () => {
       try {
-        send(await (await call(`/ui/samples/${name}`)).blob(), button);
+        send(await (await call(`samples/${name}`)).blob(), button);
       } catch (problem) {
         showProblem(problem);
       }
@@ -67,7 +67,7 @@ async function send(photo, sample = null) {
     if (!page.model) await loadModel();
     const started = performance.now();
     const options = { method: "POST", body: photo, headers: { "Content-Type": "application/octet-stream" }, signal: running.signal };
-    const answer = await call("/v1/predict?format=npz&size=model", options);
+    const answer = await call("../v1/predict?format=npz&size=model", options);
     const maps = readNpz(await answer.arrayBuffer());
     show(answer, maps, performance.now() - started);
   } catch (problem) {
@@ -107,7 +107,7 @@ async function download() {
   $("download").disabled = true;
   try {
     const options = { method: "POST", body: page.photo, headers: { "Content-Type": "application/octet-stream" } };
-    const answer = await call("/v1/predict?format=zip&size=photo", options);
+    const answer = await call("../v1/predict?format=zip&size=photo", options);
     const address = URL.createObjectURL(await answer.blob());
     Object.assign(document.createElement("a"), { href: address, download: "maps.zip" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
@@ -141,7 +141,7 @@ $("blend").addEventListener("input", (event) => page.figures?.blend(event.target
 $("download").addEventListener("click", download);
 $("keyform").addEventListener("submit", (event) => {
   event.preventDefault();
-  page.key = $("key").value;
+  page.key = $("key").value.trim();
   if (page.photo) send(page.photo);
   else start();
 });

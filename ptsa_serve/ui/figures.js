@@ -1,7 +1,7 @@
 // The photo and its maps side by side, with one place marked in all of them.
 
-import { paint } from "/ui/colors.js";
-import { describe, legend } from "/ui/legends.js";
+import { paint } from "./colors.js";
+import { describe, legend } from "./legends.js";
 
 /** Shows `photo` (an image URL) and the `maps` of `tasks` in `box`; returns what the page changes later. */
 export function showFigures(box, photo, width, height, tasks, maps) {

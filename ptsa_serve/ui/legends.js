@@ -1,6 +1,6 @@
 // What stands below each picture: what its colours mean, and what is under the cursor.
 
-import { depthRange, magma } from "/ui/colors.js";
+import { depthRange, magma } from "./colors.js";
 
 const metres = (value) => `${value.toFixed(2)} m`;
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -51,19 +52,31 @@ def serve(tiny_artifact: Path) -> Serve:
     @contextmanager
     def start(**environ: str) -> Iterator[str]:
         runtime = Runtime(Settings.load({"PTSA_MODEL": str(tiny_artifact), "PTSA_THREADS": "1", **environ}))
-        server = uvicorn.Server(uvicorn.Config(create_app(runtime), port=0, log_config=None, lifespan="on"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
+        with run_app(create_app(runtime)) as address:
+            yield address
 
     return start
+
+
+@pytest.fixture(scope="session")
+def running() -> Callable[..., AbstractContextManager[str]]:
+    """`with running(app) as url:` runs any ASGI app."""
+    return run_app
+
+
+@contextmanager
+def run_app(app: Any) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,17 @@ import base64
 import io
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 pytestmark = pytest.mark.browser
 
@@ -238,3 +244,42 @@ def test_narrow_screen_has_no_sideways_scroll(browser, url: str, photo_file: str
     page.wait_for_selector("#result:not([hidden])")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.close()
+
+
+@pytest.mark.parametrize("path", ["ui", "ui/", ""])
+def test_page_works_below_a_prefix_of_a_proxy(browser, running, url: str, photo_file: str, path: str) -> None:
+    with prefix_proxy(running, url, "/vision") as (front, strays):
+        page = browser.new_page()
+        page.goto(f"{front}/vision/{path}")
+        page.wait_for_selector("#model:has-text('ptsa-tiny')")
+        page.wait_for_selector("#samples img")
+        page.set_input_files("#file", photo_file)
+        page.wait_for_selector("#result:not([hidden])")
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "maps.zip"
+        page.close()
+        assert strays == []
+
+
+@contextmanager
+def prefix_proxy(running, url: str, prefix: str) -> Iterator[tuple[str, list[str]]]:
+    """An address that hands `prefix`/x on as x, and the paths outside of the prefix that were asked for."""
+    strays: list[str] = []
+
+    async def forward(request: Request) -> Response:
+        path = request.url.path
+        if not path.startswith(f"{prefix}/"):
+            # Browsers ask for this of themselves, wherever the page's own icon is.
+            strays.extend([path] if path != "/favicon.ico" else [])
+            return Response(status_code=404)
+        target = f"{url}{path.removeprefix(prefix)}?{request.url.query}"
+        headers = {name: value for name, value in request.headers.items() if name not in ("host", "content-length")}
+        async with httpx.AsyncClient() as client:
+            answer = await client.request(request.method, target, headers=headers, content=await request.body())
+        kept = {name: value for name, value in answer.headers.items() if name != "content-encoding"}
+        return Response(answer.content, answer.status_code, kept)
+
+    app = Starlette(routes=[Route("/{path:path}", forward, methods=["GET", "POST"])])
+    with running(app) as front:
+        yield front, strays

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import zipfile
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -190,7 +189,7 @@ def test_address_in_place_of_a_photo_is_never_fetched(server) -> None:
         ("/v1/predict?tasks=dept", 422, "bad-parameter"),
         ("/v1/predict?x=1", 422, "bad-parameter"),
         ("/v1/predict/depth?opacity=1", 422, "bad-parameter"),
-        ("/v1/predict/depth/", 404, "not-found"),
+        ("/v1/predict/depth/more", 404, "not-found"),
         ("/nothing/here", 404, "not-found"),
     ],
 )
@@ -247,39 +246,3 @@ def test_models_tell_what_a_client_must_know(server) -> None:
     assert len(model["tasks"][0]["classes"]) == len(model["tasks"][0]["colors"]) == 39
     assert model["limits"]["max_bytes"] == 20 * 1024 * 1024
     assert {"tree", "counts", "engine", "parity"} <= model.keys()
-
-
-def test_root_leads_browsers_to_the_page(server) -> None:
-    browser = server.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
-    assert (browser.status_code, browser.headers["Location"]) == (302, "/ui")
-    assert server.get("/").json()["page"] == "/ui"
-
-
-def test_page_comes_whole_from_this_server_with_a_policy(server) -> None:
-    page = server.get("/ui")
-    assert page.status_code == 200
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert not re.search(r"https?://|<style|style=|onclick", page.text)
-    for name in re.findall(r'(?:src|href)="(/ui/[^"]+)"', page.text):
-        assert server.get(name).status_code == 200, name
-
-
-def test_page_serves_no_other_file(server) -> None:
-    for path in (
-        "/ui/../app.py",
-        "/ui/%2e%2e/app.py",
-        "/ui/nothing.js",
-        "/ui/samples/../index.html",
-        "/ui//etc/passwd",
-    ):
-        assert server.get(path).status_code == 404, path
-
-
-def test_samples_list_what_is_there(server) -> None:
-    import ptsa_serve
-
-    folder = Path(ptsa_serve.__file__).parent / "ui" / "samples"
-    listed = server.get("/ui/samples.json").json()
-    assert listed == sorted(path.name for path in folder.glob("*.jpg"))
-    for name in listed:
-        assert server.get(f"/ui/samples/{name}").headers["Content-Type"] == "image/jpeg"

@@ -78,7 +78,7 @@ def test_white_space_around_a_key_is_not_of_it(key: str) -> None:
     "key", ["schlüssel-für-alle", "two\nlines-of-key", "tab\tin-the-key", "\ufeffvery-secret", "\n"]
 )
 def test_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> None:
-    with pytest.raises(SettingsError, match="PTSA_API_KEY .* printable ASCII"):
+    with pytest.raises(SettingsError, match=r"PTSA_API_KEY .* printable ASCII"):
         Settings.load({"PTSA_API_KEY": key})
 
 
