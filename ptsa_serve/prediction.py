@@ -33,7 +33,7 @@ class Prediction:
     milliseconds by step.
     """
 
-    maps: Maps
+    maps: Mapping[str, np.ndarray]
     tasks: dict[str, Task]
     photo: PhotoInfo
     size: tuple[int, int]

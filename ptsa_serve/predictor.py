@@ -1,7 +1,7 @@
 """The one pipeline: HTTP, BentoML, command line and benchmarks all go through `Predictor`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from ptsa_serve.errors import EngineError, UnknownTask
 from ptsa_serve.images import FORMATS, ImageLimits, decode, inspect
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
 from ptsa_serve.resize import Grid, choose_size, shrink, stretch
+from ptsa_serve.tasks import Task
 
-__all__ = ["Predictor", "Prepared"]
+__all__ = ["Predictor", "Prepared", "ScaledMaps"]
 
 # How far the maps of the sample may lie from those in the artifact, by `_difference`. Kernels of other
 # machines and bf16 engines stay well below; wrong weights, a wrong graph or wrong colours lie far above.
@@ -34,6 +35,24 @@ class Prepared:
     photo: PhotoInfo
     decode_ms: float
     image: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledMaps(Mapping[str, np.ndarray]):
+    """`maps` at `grid` (height, width), each scaled when it is looked up."""
+
+    maps: Maps
+    tasks: Mapping[str, Task]
+    grid: tuple[int, int]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return stretch(self.maps[name], self.grid, self.tasks[name].kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def __len__(self) -> int:
+        return len(self.maps)
 
 
 class Predictor:
@@ -70,16 +89,24 @@ class Predictor:
         return [{name: values[index] for name, values in maps.items()} for index in range(len(batch))]
 
     def finish(
-        self, prepared: Prepared, maps: Maps, tasks: Sequence[str] | None = None, size: Grid = "photo"
+        self,
+        prepared: Prepared,
+        maps: Maps,
+        tasks: Sequence[str] | None = None,
+        size: Grid = "photo",
+        *,
+        lazily: bool = False,
     ) -> Prediction:
         """Scale the maps of `tasks` (default all) to the photo's size, or leave them at the model's.
 
-        Raises UnknownTask.
+        `lazily` scales a map each time that it is looked up and keeps none: who uses one after another then holds
+        one, not all (40 megapixels: 480 MB, not 840). Raises UnknownTask.
         """
         start = time.perf_counter()
         chosen = self.choose(tasks)
         grid = (prepared.photo.height, prepared.photo.width) if size == "photo" else prepared.size
-        scaled = {name: stretch(maps[name], grid, self.tasks[name].kind) for name in chosen}
+        stretched = ScaledMaps({name: maps[name] for name in chosen}, self.tasks, grid)
+        scaled = stretched if lazily else dict(stretched)
         manifest = self.artifact.manifest
         return Prediction(
             maps=scaled,

@@ -4,12 +4,13 @@ BentoML runs the process, the probes and its own API; every other route is the a
 """
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import bentoml
 from bentoml._internal.utils.analytics import usage_stats
-from starlette.responses import Response
+from starlette.responses import StreamingResponse
 
 from ptsa_serve import startup
 from ptsa_serve.errors import RequestError
@@ -83,6 +84,7 @@ class Service:
                 receive=request.receive,
                 size_hint=0,
                 deadline=_RUNTIME.deadline(request),
+                held=request.state.held,
                 tasks=tuple(_RUNTIME.predictor.tasks),
                 size="photo",
                 render=lambda prediction, _: arrays_json(prediction),
@@ -93,7 +95,9 @@ class Service:
             ctx.response.status_code = error.status
             return problem_response(error, request.state.request_id)  # type: ignore[return-value]
         timing = {"Server-Timing": server_timing(served)}
-        return Response(served.value, media_type="application/json", headers=timing)  # type: ignore[return-value]
+        return StreamingResponse(  # type: ignore[return-value]
+            cast(Iterator[bytes], served.value), media_type="application/json", headers=timing
+        )
 
 
 # BentoML's type of a middleware is that of one instance, where it takes the class.

@@ -50,9 +50,12 @@ class Settings(BaseSettings):
     max_pixels: int = Field(40_000_000, ge=256, le=PIXELS_CEILING, description="pixels of one photo")
     min_side: int = Field(16, ge=1, le=4096, description="shortest side of a photo in pixels")
     max_side: int = Field(16_384, ge=16, le=65_535, description="longest side of a photo in pixels")
-    memory_mib: int = Field(1024, ge=64, le=1_048_576, description="MiB for photos and maps in the making")
+    memory_mib: int = Field(1024, ge=64, le=1_048_576, description="MiB for photos, maps and unsent answers")
     queue: int = Field(64, ge=1, le=100_000, description="photos that may wait for the model")
     timeout_ms: int = Field(30_000, ge=10, le=600_000, description="longest time for one request")
+    send_timeout_ms: int = Field(
+        10_000, ge=100, le=600_000, description="longest time for a client to take 256 KiB of its answer"
+    )
     quota: int = Field(0, ge=0, le=1_000_000, description="photos a minute for one client; 0: no quota")
     api_key: SecretStr | None = Field(None, description="key that clients must send; unset: none")
     drain_file: Path | None = Field(None, description="file whose presence takes the server out of rotation")

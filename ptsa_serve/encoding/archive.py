@@ -11,7 +11,9 @@ import numpy as np
 
 from ptsa_serve.encoding.deflate import checksum, deflate_raw
 
-__all__ = ["npy", "pack"]
+__all__ = ["Piece", "npy", "pack"]
+
+Piece = bytes | memoryview
 
 _STORED, _DEFLATED = 0, 8
 # 1980-01-01, the earliest date of the format: equal maps make equal archives.
@@ -19,12 +21,14 @@ _DATE = 0x21
 _LIMIT = 0xFFFF_FFFF
 
 
-def pack(members: Mapping[str, bytes | list[bytes | memoryview]], *, compress: bool = False) -> bytes:
+def pack(members: Mapping[str, bytes | list[Piece]], *, compress: bool = False) -> list[Piece]:
     """A ZIP archive (APPNOTE 6.3.3, without ZIP64) of `members`, in their order; `compress` deflates them.
+
+    It comes in pieces, to be written one after another; what was not compressed is not copied.
 
     Raises ValueError beyond 4 GiB.
     """
-    parts: list[bytes | memoryview] = []
+    parts: list[Piece] = []
     directory: list[bytes] = []
     offset = 0
     for name, content in members.items():
@@ -49,10 +53,10 @@ def pack(members: Mapping[str, bytes | list[bytes | memoryview]], *, compress: b
     index = b"".join(directory)
     count = len(directory)
     end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(index), offset, 0)
-    return b"".join([*parts, index, end])
+    return [*parts, index, end]
 
 
-def npy(values: np.ndarray) -> list[bytes | memoryview]:
+def npy(values: np.ndarray) -> list[Piece]:
     """`values` as a .npy file (format 1.0) in two pieces, header and data; the data is not copied."""
     values = np.ascontiguousarray(values)
     text = f"{{'descr': {values.dtype.str!r}, 'fortran_order': False, 'shape': {values.shape!r}, }}"

@@ -6,24 +6,21 @@ normals 2.5; meta.json 1.2; all as npz 0.3, zip 10, json 17.
 
 import base64
 import json
-from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from ptsa_serve.encoding.archive import npy, pack
+from ptsa_serve.encoding.archive import Piece, npy, pack
 from ptsa_serve.encoding.colors import blend, colorize, palette
 from ptsa_serve.encoding.png import encode_png
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.resize import shrink
 from ptsa_serve.tasks import Task
 
-__all__ = ["Render", "map_png", "maps_png", "meta", "render_png", "to_json", "to_npz", "to_zip"]
+__all__ = ["Render", "map_png", "maps_png", "meta", "npz_pieces", "render_png", "to_json", "to_npz", "to_zip"]
 
 Render = Literal["raw", "color", "overlay"]
-# How a function is applied to several maps: `map`, or an executor's `map` to encode them side by side.
-Mapper = Callable[[Callable[[str], bytes], Iterable[str]], Iterable[bytes]]
 
 
 def map_png(task: Task, values: np.ndarray) -> bytes:
@@ -67,21 +64,24 @@ def render_png(
     return encode_png(colors)
 
 
-def maps_png(prediction: Prediction, mapper: Mapper = map) -> dict[str, bytes]:
+def maps_png(prediction: Prediction) -> dict[str, bytes]:
     """Each map of `prediction` as the contract's PNG, by task."""
-    names = tuple(prediction.maps)
-    encoded = mapper(lambda name: map_png(prediction.tasks[name], prediction.maps[name]), names)
-    return dict(zip(names, encoded, strict=True))
+    return {name: map_png(prediction.tasks[name], prediction.maps[name]) for name in prediction.maps}
 
 
-def to_zip(prediction: Prediction, mapper: Mapper = map) -> bytes:
+def to_zip(prediction: Prediction) -> bytes:
     """`{task}.png` for each map and `meta.json`, stored."""
-    images = {f"{name}.png": data for name, data in maps_png(prediction, mapper).items()}
-    return pack({**images, "meta.json": json.dumps(meta(prediction), indent=1).encode()})
+    images = {f"{name}.png": data for name, data in maps_png(prediction).items()}
+    return b"".join(pack({**images, "meta.json": json.dumps(meta(prediction), indent=1).encode()}))
 
 
 def to_npz(prediction: Prediction, *, compress: bool = False, dtype: str = "float32") -> bytes:
     """The arrays by task name as `numpy.load` reads them; `dtype` float16 halves those that are float32."""
+    return b"".join(npz_pieces(prediction, compress=compress, dtype=dtype))
+
+
+def npz_pieces(prediction: Prediction, *, compress: bool = False, dtype: str = "float32") -> list[Piece]:
+    """`to_npz` in pieces; the arrays are not copied."""
     arrays = {
         f"{name}.npy": npy(values.astype(dtype, copy=False) if values.dtype == np.float32 else values)
         for name, values in prediction.maps.items()
@@ -89,9 +89,9 @@ def to_npz(prediction: Prediction, *, compress: bool = False, dtype: str = "floa
     return pack(arrays, compress=compress)
 
 
-def to_json(prediction: Prediction, mapper: Mapper = map) -> bytes:
+def to_json(prediction: Prediction) -> bytes:
     """What `meta` gives, and under `maps.{task}.png` the PNG in base64."""
-    maps = {name: {"png": base64.b64encode(data).decode()} for name, data in maps_png(prediction, mapper).items()}
+    maps = {name: {"png": base64.b64encode(data).decode()} for name, data in maps_png(prediction).items()}
     return json.dumps({**meta(prediction), "maps": maps}).encode()
 
 
@@ -103,9 +103,9 @@ def meta(prediction: Prediction) -> dict[str, Any]:
     """
     photo = prediction.photo
     tasks = {}
-    for name, values in prediction.maps.items():
-        task = prediction.tasks[name]
-        tasks[name] = {"kind": task.kind, "unit": task.unit, **_found(task, values)}
+    for name, task in prediction.tasks.items():
+        found = _found(task, prediction.maps[name]) if task.kind in _FOUND else {}
+        tasks[name] = {"kind": task.kind, "unit": task.unit, **found}
     return {
         "model": {"name": prediction.model[0], "version": prediction.model[1]},
         "photo": {"width": photo.width, "height": photo.height, "orientation": photo.orientation},
@@ -113,6 +113,10 @@ def meta(prediction: Prediction) -> dict[str, Any]:
         "tasks": tasks,
         "timings_ms": {name: round(value, 2) for name, value in prediction.timings_ms.items()},
     }
+
+
+# Kinds of which `meta` tells what was found.
+_FOUND = ("classes", "metres")
 
 
 def _found(task: Task, values: np.ndarray) -> dict[str, Any]:
@@ -125,16 +129,14 @@ def _found(task: Task, values: np.ndarray) -> dict[str, Any]:
                 for index in order
             ]
         }
-    if task.kind == "metres":
-        # Counting millimetres is several times faster than sorting metres, and as exact as what is shown.
-        counts = np.bincount(_millimetres(values).ravel(), minlength=1)
-        counts[0] = 0
-        total = np.cumsum(counts)
-        if not total[-1]:
-            return dict.fromkeys(("minimum", "median", "maximum"))
-        ranks = {"minimum": 1, "median": (int(total[-1]) + 1) // 2, "maximum": int(total[-1])}
-        return {key: int(np.searchsorted(total, rank)) / 1000 for key, rank in ranks.items()}
-    return {}
+    # Counting millimetres is several times faster than sorting metres, and as exact as what is shown.
+    counts = np.bincount(_millimetres(values).ravel(), minlength=1)
+    counts[0] = 0
+    total = np.cumsum(counts)
+    if not total[-1]:
+        return dict.fromkeys(("minimum", "median", "maximum"))
+    ranks = {"minimum": 1, "median": (int(total[-1]) + 1) // 2, "maximum": int(total[-1])}
+    return {key: int(np.searchsorted(total, rank)) / 1000 for key, rank in ranks.items()}
 
 
 def _millimetres(metres: np.ndarray) -> np.ndarray:

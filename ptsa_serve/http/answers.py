@@ -1,24 +1,47 @@
 """From a Prediction to the bytes of an answer: what was asked for decides the encoder."""
 
-from ptsa_serve.encoding.encode import render_png, to_json, to_npz, to_zip
+from collections.abc import Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ptsa_serve.encoding.encode import npz_pieces, render_png, to_json, to_zip
 from ptsa_serve.http.negotiate import Ask, Draw
+from ptsa_serve.http.work import Answer
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.predictor import Prepared
 
-__all__ = ["body", "drawing"]
+__all__ = ["PiecesResponse", "body", "drawing"]
 
 
-def body(prediction: Prediction, ask: Ask) -> bytes:
+class PiecesResponse(Response):
+    """An answer in several pieces, one after another; none is copied, and each is let go when it is sent."""
+
+    def __init__(self, pieces: Answer, *, media_type: str, headers: Mapping[str, str]) -> None:
+        self._pieces = list(pieces)
+        length = sum(len(piece) for piece in self._pieces)
+        super().__init__(media_type=media_type, headers={**headers, "Content-Length": str(length)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it (ASGI)."""
+        del scope, receive
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        while self._pieces:
+            await send({"type": "http.response.body", "body": self._pieces.pop(0), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def body(prediction: Prediction, ask: Ask) -> Answer:
     """All maps that `ask` names, in its format."""
     match ask.format:
         case "zip":
-            return to_zip(prediction)
+            return [to_zip(prediction)]
         case "npz":
-            return to_npz(prediction, compress=ask.compress, dtype=ask.dtype)
+            return npz_pieces(prediction, compress=ask.compress, dtype=ask.dtype)
         case "json":
-            return to_json(prediction)
+            return [to_json(prediction)]
 
 
-def drawing(prediction: Prediction, prepared: Prepared, draw: Draw) -> bytes:
+def drawing(prediction: Prediction, prepared: Prepared, draw: Draw) -> Answer:
     """The one map that `draw` names, as a PNG; an overlay needs `prepared.image`."""
-    return render_png(prediction, draw.task, draw.render, image=prepared.image, opacity=draw.opacity)
+    return [render_png(prediction, draw.task, draw.render, image=prepared.image, opacity=draw.opacity)]

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
@@ -12,12 +11,13 @@ from starlette.routing import BaseRoute, Route
 
 from ptsa_serve.errors import NotReady, RequestError, UnknownModel, UnknownTask
 from ptsa_serve.http import answers, negotiate, open_inference, pages, problems
+from ptsa_serve.http.answers import PiecesResponse
 from ptsa_serve.http.body import body_size, read_photo
 from ptsa_serve.http.edge import Edge
 from ptsa_serve.http.metrics import CONTENT_TYPE_LATEST
 from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.http.target import PAGE
-from ptsa_serve.http.work import Served, Work
+from ptsa_serve.http.work import Answer, Served, Work
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.predictor import Prepared
 
@@ -123,7 +123,7 @@ class _Version1:
         request: Request,
         tasks: tuple[str, ...],
         size: negotiate.Size,
-        render: Callable[[Prediction, Prepared], Any],
+        render: Callable[[Prediction, Prepared], Answer],
         *,
         keep_image: bool = False,
     ) -> Served:
@@ -133,6 +133,7 @@ class _Version1:
             receive=request.receive,
             size_hint=body_size(request.headers, limit),
             deadline=self.runtime.deadline(request),
+            held=request.state.held,
             tasks=tasks,
             size=size,
             render=render,
@@ -143,7 +144,7 @@ class _Version1:
 
 def _answer(served: Served, media_type: str, filename: str) -> Response:
     photo = served.photo
-    return Response(
+    return PiecesResponse(
         served.value,
         media_type=media_type,
         headers={

@@ -1,7 +1,8 @@
 """The rim of the service: what holds for every answer, whoever gives it (our routes, BentoML's, a fault in either).
 
 Request id, model name and caching headers; API key and quota; one shape for every refusal; an unread body thrown away
-so that clients see their answer; one line of log and one count for each request.
+so that clients see their answer; an answer that its client does not take dropped; what a request holds of the memory
+given back when it is over; one line of log and one count for each request.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import logging
 import re
 import secrets
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -46,18 +48,24 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_SECONDS = 2.0
 
+# Answers go out in slices of so many bytes, each of which the client must take within PTSA_SEND_TIMEOUT_MS.
+_SLICE = 256 * 1024
+
 # Answers of others (BentoML, Starlette) that are not problem details, by status.
 _FOREIGN: dict[int, RequestError] = {
     400: BadMultipart("the request does not parse; see /problems/bad-multipart"),
     404: NotFound("there is nothing under this path; photos go to POST /v1/predict"),
     413: TooLarge("the body is over the limit; send a smaller photo"),
     415: UnsupportedMediaType("this Content-Type can hold no photo; send image/* or multipart/form-data"),
-    503: NotReady("the service is not ready; try again after Retry-After"),
     504: DeadlineExceeded("the server's own time limit passed; try again later"),
 }
 _OPEN_ROUTES = ("/", "/livez", "/readyz", "/healthz", "/metrics", "/problems/{code}", "/ui", "other")
 _PHOTO_ROUTES = ("/predict", "/v1/predict", "/v1/predict/{task}")
 _QUIET_ROUTES = ("/livez", "/readyz", "/healthz", "/metrics")
+
+
+class _NotTakenError(Exception):
+    """The client has not taken a slice of its answer in time."""
 
 
 @dataclass(slots=True)
@@ -91,7 +99,8 @@ class Edge:
             return
         normalize(scope)
         exchange = _open(scope)
-        scope.setdefault("state", {}).update(request_id=exchange.request_id, arrived=exchange.started)
+        held = ExitStack()
+        scope.setdefault("state", {}).update(request_id=exchange.request_id, arrived=exchange.started, held=held)
 
         async def counted_receive() -> Message:
             return await _receive(exchange, receive)
@@ -109,7 +118,8 @@ class Edge:
                 log.exception("request %s failed", exchange.request_id)
             await self._refuse(exchange, error, scope, counted_receive, finished_send)
         finally:
-            self._record(scope, exchange)
+            held.close()
+            self._record(exchange)
 
     def _admit(self, scope: Scope, exchange: _Exchange) -> None:
         if exchange.route in _OPEN_ROUTES:
@@ -133,11 +143,22 @@ class Edge:
         if message["type"] == "http.response.start":
             await self._start(exchange, message, receive, send)
         elif exchange.replacing is None:
-            exchange.bytes_out += len(message.get("body", b""))
-            await send(message)
+            await self._send_body(exchange, message.get("body", b""), message.get("more_body", False), send)
         elif not message.get("more_body", False):
-            exchange.bytes_out += len(exchange.replacing)
-            await send({"type": "http.response.body", "body": exchange.replacing})
+            await self._send_body(exchange, exchange.replacing, False, send)
+
+    async def _send_body(self, exchange: _Exchange, body: bytes | memoryview, more: bool, send: Send) -> None:
+        view = memoryview(body).cast("B") if body else memoryview(b"")
+        for start in range(0, max(len(view), 1), _SLICE):
+            part = bytes(view[start : start + _SLICE])
+            rest = more or start + _SLICE < len(view)
+            try:
+                async with asyncio.timeout(self.runtime.settings.send_timeout_ms / 1000):
+                    await send({"type": "http.response.body", "body": part, "more_body": rest})
+            except TimeoutError:
+                exchange.gone = True
+                raise _NotTakenError from None
+            exchange.bytes_out += len(part)
 
     async def _start(self, exchange: _Exchange, message: Message, receive: Receive, send: Send) -> None:
         exchange.status = message["status"]
@@ -160,7 +181,7 @@ class Edge:
             headers["Connection"] = "close"
         await send(message)
 
-    def _record(self, scope: Scope, exchange: _Exchange) -> None:
+    def _record(self, exchange: _Exchange) -> None:
         status = 499 if exchange.gone else exchange.status
         seconds = time.monotonic() - exchange.started
         metrics = self.runtime.metrics
@@ -175,7 +196,6 @@ class Edge:
                 "ms": round(seconds * 1000, 1),
                 "in": exchange.bytes_in,
                 "out": exchange.bytes_out,
-                **scope["state"].get("logged", {}),
             }
             access.log(level, json.dumps(line))
 

@@ -18,9 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-__all__ = ["CONTENT_TYPE_LATEST", "ROUTES", "STAGES", "Metrics", "route_of"]
-
-STAGES = ("decode", "queue", "model", "encode")
+__all__ = ["CONTENT_TYPE_LATEST", "ROUTES", "Metrics", "route_of"]
 
 # Paths by the template under which they are counted; all others are one, "other".
 ROUTES: dict[str, str] = {
@@ -78,6 +76,9 @@ class Metrics:
         self.failures = Counter("ptsa_engine_errors", "Runs that failed.", registry=registry)
         self.in_flight = Gauge("ptsa_inflight", "Photos accepted and not answered.", registry=registry)
         self.depth = Gauge("ptsa_queue_depth", "Photos that wait for the model.", registry=registry)
+        self.memory = Gauge(
+            "ptsa_memory_held_bytes", "Bytes reserved for bodies, photos, maps and answers.", registry=registry
+        )
         self.ready = Gauge("ptsa_ready", "1 when the model is loaded, verified and serving.", registry=registry)
         self.build = Gauge("ptsa_build_info", "Always 1.", ["version", "model", "engine"], registry=registry)
 

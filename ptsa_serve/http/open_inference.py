@@ -10,8 +10,10 @@ from starlette.routing import BaseRoute, Route
 from ptsa_serve import __version__
 from ptsa_serve.errors import NotReady, UnknownModel
 from ptsa_serve.http import tensors
+from ptsa_serve.http.answers import PiecesResponse
 from ptsa_serve.http.body import body_size, read_body
 from ptsa_serve.http.runtime import Runtime
+from ptsa_serve.http.work import TensorWork
 from ptsa_serve.tasks import KINDS
 
 __all__ = ["routes"]
@@ -102,15 +104,19 @@ class _Version2:
         runtime, limit = self.runtime, self.runtime.settings.max_bytes
         sizes, tasks = runtime.predictor.engine.sizes, tuple(runtime.predictor.tasks)
         length = request.headers.get(tensors.HEADER)
-        parsed, maps = await runtime.serve_tensors(
+        work = TensorWork(
             read=lambda: read_body(request.headers, request.stream(), limit),
             receive=request.receive,
-            size_hint=body_size(request.headers, limit),
+            # Numbers as text become lists of objects on their way to an array.
+            size_hint=body_size(request.headers, limit) * (2 if length else 10),
             deadline=runtime.deadline(request),
+            held=request.state.held,
             parse=lambda body: tensors.parse(body, length, sizes, tasks),
+            bytes_per_pixel=tensors.bytes_per_pixel,
         )
+        parsed, maps = await runtime.serve_tensors(work)
         manifest = runtime.predictor.artifact.manifest
-        body, text = await runtime.in_pool(lambda: tensors.answer(parsed, maps, manifest.name, manifest.version))
+        pieces, text = await runtime.in_pool(lambda: tensors.answer(parsed, maps, manifest.name, manifest.version))
         if text is None:
-            return Response(body, media_type="application/json")
-        return Response(body, media_type="application/octet-stream", headers={tensors.HEADER: str(text)})
+            return PiecesResponse(pieces, media_type="application/json", headers={})
+        return PiecesResponse(pieces, media_type="application/octet-stream", headers={tensors.HEADER: str(text)})

@@ -2,7 +2,6 @@
 
 import html
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import HTMLResponse, Response
@@ -67,13 +66,13 @@ def problem(error: RequestError, request_id: str) -> dict[str, Any]:
     return members
 
 
-def problem_response(error: Exception, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+def problem_response(error: Exception, request_id: str) -> Response:
     """The answer to a request that failed with `error`; anything but a RequestError is shown as `internal`."""
     shown = error if isinstance(error, RequestError) else Internal()
     return Response(
         json.dumps(problem(shown, request_id), ensure_ascii=False),
         status_code=shown.status,
-        headers={**shown.headers, **(headers or {})},
+        headers=shown.headers,
         media_type=MEDIA_TYPE,
     )
 

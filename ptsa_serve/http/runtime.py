@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -25,13 +25,13 @@ from ptsa_serve.errors import (
     TooLarge,
 )
 from ptsa_serve.http.batching import Batcher
-from ptsa_serve.http.budget import MemoryBudget
+from ptsa_serve.http.budget import Lease, Memory, MemoryBudget
 from ptsa_serve.http.metrics import Metrics
 from ptsa_serve.http.negotiate import deadline_ms
 from ptsa_serve.http.quota import Quota
 from ptsa_serve.http.tensors import Infer
 from ptsa_serve.http.watch import while_connected, within
-from ptsa_serve.http.work import Served, Work
+from ptsa_serve.http.work import Answer, Served, TensorWork, Work
 from ptsa_serve.images import inspect
 from ptsa_serve.prediction import Maps, PhotoInfo
 from ptsa_serve.predictor import Predictor, Prepared
@@ -44,10 +44,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 State = Literal["starting", "ready", "draining", "closed"]
 
-# Bytes held for one pixel of a photo: while it is decoded (RGB and a copy), and while its maps are scaled and encoded
-# (float32 depth, normals and saliency, the class map, and about as much again in between).
-_DECODE_BYTES = 6
-_MAP_BYTES = 40
+# Bytes held for one pixel of a photo: while it is decoded (at worst RGBA composed on white: four copies), while its
+# maps are scaled and encoded (an npz holds all four, the others one map after another with copies in between), and
+# while it is kept for an overlay; and for one pixel of the model's grid, which waits in the queue and comes back as
+# maps. `python -m benchmarks memory` holds the sum against the process.
+_DECODE_BYTES = 16
+_MAP_BYTES = 24
+_KEPT_BYTES = 3
+_MODEL_BYTES = 24
 
 # A run that takes this many times the longest allowed request has hung: the process must be replaced.
 _HUNG = 3.0
@@ -77,8 +81,7 @@ class Runtime:
         self.state: State = "starting"
         self.model = ""
         self._load = load
-        self.bodies = MemoryBudget(settings.memory_mib * 2**19)
-        self._work = MemoryBudget(settings.memory_mib * 2**19)
+        self.memory = Memory(settings.memory_mib * 2**20)
         self._accepted = 0
         self._drained_since: float | None = None
 
@@ -121,6 +124,7 @@ class Runtime:
         )
         self.metrics.depth.set_function(lambda: self.batcher.depth)
         self.metrics.in_flight.set_function(lambda: self._accepted)
+        self.metrics.memory.set_function(lambda: self.memory.held)
         self.metrics.ready.set_function(lambda: float(self.ready()))
         self.metrics.build.labels(__version__, self.model, predictor.engine.name).set(1)
         self.state = "ready"
@@ -196,25 +200,26 @@ class Runtime:
             async with within(work.deadline):
                 return await self._serve(work)
 
-    async def serve_tensors(
-        self,
-        *,
-        read: Callable[[], Awaitable[bytes]],
-        receive: Callable[[], Awaitable[Any]],
-        size_hint: int,
-        deadline: float,
-        parse: Callable[[bytes], Infer],
-    ) -> tuple[Infer, Maps]:
+    async def serve_tensors(self, work: TensorWork) -> tuple[Infer, Maps]:
         """Answer tensors at one of the model's sizes with its maps, (N, H, W...) by task; raises as `serve`."""
         with self._accept():
-            async with within(deadline), self.bodies.reserve(size_hint):
-                data = await read()
-                infer = await self.in_pool(lambda: parse(data))
+            async with within(work.deadline):
+                body = await self.hold(work.held, self.memory.bodies, work.size_hint)
+                data = await work.read()
+                infer = await self.in_pool(lambda: work.parse(data), body)
                 if len(infer.images) > self.settings.queue:
                     raise TooLarge(
                         f"the batch has {len(infer.images)} images, {self.settings.queue} may wait; send fewer at once"
                     )
-                return infer, await while_connected(receive, self._run_images(infer.images, deadline))
+                wanted = infer.images[..., 0].size * work.bytes_per_pixel(infer)
+                await while_connected(work.receive, self.hold(work.held, self.memory.photos(wanted), wanted))
+                return infer, await while_connected(work.receive, self._run_images(infer.images, work.deadline))
+
+    async def hold(self, held: ExitStack, budget: MemoryBudget, wanted: int) -> Lease:
+        """`wanted` bytes of `budget`, until `held` is closed."""
+        lease = await budget.lease(wanted)
+        held.callback(lease.release)
+        return lease
 
     async def _run_images(self, images: np.ndarray, deadline: float) -> Maps:
         height, width = images.shape[1:3]
@@ -234,38 +239,58 @@ class Runtime:
         return {name: np.stack([maps[name] for maps in ran]) for name in self._predictor.tasks}
 
     async def _serve(self, work: Work) -> Served:
-        async with self.bodies.reserve(work.size_hint):
-            data = await work.read()
-            prepared = await while_connected(work.receive, self._decode(data, work))
-            del data
-        return await while_connected(work.receive, self._compute(prepared, work))
+        body = await self.hold(work.held, self.memory.bodies, work.size_hint)
+        data = await work.read()
+        prepared, lease = await while_connected(work.receive, self._decode(data, body, work))
+        del data
+        body.release()
+        return await while_connected(work.receive, self._compute(prepared, lease, work))
 
-    async def _decode(self, data: bytes, work: Work) -> Prepared:
-        header = await self.in_pool(lambda: inspect(data, self._predictor.limits))
-        self.metrics.pixels.observe(header.width * header.height)
-        async with self._work.reserve(header.width * header.height * _DECODE_BYTES):
-            return await self.in_pool(lambda: self._predictor.prepare(data, keep_image=work.keep_image))
+    async def _decode(self, data: bytes, body: Lease, work: Work) -> tuple[Prepared, Lease]:
+        header = await self.in_pool(lambda: inspect(data, self._predictor.limits), body)
+        pixels = header.width * header.height
+        self.metrics.pixels.observe(pixels)
+        wanted = self._footprint(pixels, work)
+        lease = await self.hold(work.held, self.memory.photos(wanted), wanted)
+        prepared = await self.in_pool(lambda: self._predictor.prepare(data, keep_image=work.keep_image), body, lease)
+        return prepared, lease
 
-    async def _compute(self, prepared: Prepared, work: Work) -> Served:
+    def _footprint(self, pixels: int, work: Work) -> int:
+        """Bytes that a photo of so many pixels takes at the most at once, from its decoding until its answer is sent.
+
+        All at once and before the first: who holds some and waits for more would wait for others who do the same.
+        """
+        model = max(height * width for height, width in self._predictor.engine.sizes)
+        grid = pixels if work.size == "photo" else model
+        kept = pixels * _KEPT_BYTES if work.keep_image else 0
+        return max(pixels * _DECODE_BYTES, grid * _MAP_BYTES + kept) + model * _MODEL_BYTES
+
+    async def _compute(self, prepared: Prepared, lease: Lease, work: Work) -> Served:
         ran = await self.batcher.submit(prepared, key=prepared.size, deadline=work.deadline)
         timings = {"decode": prepared.decode_ms, "queue": ran.queue_ms, "model": ran.model_ms}
 
-        def render() -> Any:
-            prediction = self._predictor.finish(prepared, ran.result, work.tasks, work.size)
+        def render() -> Answer:
+            prediction = self._predictor.finish(prepared, ran.result, work.tasks, work.size, lazily=True)
             return work.render(replace(prediction, timings_ms={**prediction.timings_ms, **timings}), prepared)
 
-        grid = prepared.photo.width * prepared.photo.height if work.size == "photo" else prepared.pixels[..., 0].size
-        async with self._work.reserve(grid * _MAP_BYTES):
-            started = time.perf_counter()
-            value = await self.in_pool(render)
-            timings["encode"] = (time.perf_counter() - started) * 1000
+        started = time.perf_counter()
+        value = await self.in_pool(render, lease)
+        timings["encode"] = (time.perf_counter() - started) * 1000
+        if not isinstance(value, Iterator):
+            lease.shrink(sum(len(piece) for piece in value))
         for stage, milliseconds in timings.items():
             self.metrics.stages.labels(stage).observe(milliseconds / 1000)
         return Served(value, prepared.photo, timings)
 
-    async def in_pool(self, call: Callable[[], T]) -> T:
-        """Run `call` on a thread for images, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+    async def in_pool(self, call: Callable[[], T], *leases: Lease) -> T:
+        """Run `call` on a thread for images, off the event loop; `leases` are what it uses."""
+        future = self._pool.submit(call)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            for lease in leases:
+                lease.outlive(future)
+            raise
 
     @contextmanager
     def _accept(self) -> Iterator[None]:

@@ -2,20 +2,24 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
-import pydantic_core
+from pydantic_core import from_json, to_json
 
+from ptsa_serve.encoding.archive import Piece
 from ptsa_serve.errors import BadParameter
 
-__all__ = ["HEADER", "INPUT", "Infer", "answer", "datatype", "parse"]
+__all__ = ["HEADER", "INPUT", "Infer", "answer", "bytes_per_pixel", "datatype", "parse"]
 
 # The header that says how many bytes of a body are JSON; tensors follow behind them.
 HEADER = "Inference-Header-Content-Length"
 INPUT = "image"
+
+# Numbers that become text at once.
+_BLOCK = 65_536
 
 _NAMES = {"uint8": "UINT8", "float32": "FP32"}
 
@@ -46,7 +50,7 @@ def parse(body: bytes, json_length: str | None, sizes: Sequence[tuple[int, int]]
         _refuse(HEADER, f"{HEADER} is {json_length[:32]!r}; use the bytes of the JSON part, within the body")
     end = len(body) if json_length is None else int(json_length)
     try:
-        request = pydantic_core.from_json(body[:end])
+        request = from_json(body[:end])
     except ValueError:
         request = None
     if not isinstance(request, dict):
@@ -61,22 +65,36 @@ def parse(body: bytes, json_length: str | None, sizes: Sequence[tuple[int, int]]
     )
 
 
-def answer(infer: Infer, maps: Mapping[str, np.ndarray], model: str, version: str) -> tuple[bytes, int | None]:
-    """The body of the answer, and how many bytes of it are JSON (None: all)."""
-    outputs: list[dict[str, Any]] = []
-    tensors: list[bytes] = []
+def answer(infer: Infer, maps: Mapping[str, np.ndarray], model: str, version: str) -> tuple[list[Piece], int | None]:
+    """The body of the answer in pieces, and how many bytes of it are JSON (None: all)."""
+    head = {"model_name": model, "model_version": version}
+    text: list[Piece] = [to_json(head if infer.request_id is None else head | {"id": infer.request_id})[:-1]]
+    tensors: list[Piece] = []
     for name in infer.outputs:
-        values = maps[name]
+        values = np.ascontiguousarray(maps[name])
         output: dict[str, Any] = {"name": name, "shape": list(values.shape), "datatype": datatype(values.dtype)}
+        text.append(b',"outputs":[' if name == infer.outputs[0] else b",")
         if name in infer.binary:
-            tensors.append(values.tobytes())
+            tensors.append(values.data.cast("B"))
             output["parameters"] = {"binary_data_size": values.nbytes}
+            text.append(to_json(output))
         else:
-            output["data"] = values.ravel().tolist()
-        outputs.append(output)
-    head = {"model_name": model, "model_version": version, "outputs": outputs}
-    text = pydantic_core.to_json(head if infer.request_id is None else head | {"id": infer.request_id})
-    return (text + b"".join(tensors), len(text)) if tensors else (text, None)
+            text += [to_json(output)[:-1], b',"data":[', *_listed(values), b"]}"]
+    text.append(b"]}")
+    return [*text, *tensors], sum(len(piece) for piece in text) if tensors else None
+
+
+def bytes_per_pixel(infer: Infer) -> int:
+    """What one pixel of the images takes at the most: maps of single images and of the batch, numbers as text."""
+    return 45 if infer.binary.issuperset(infer.outputs) else 145
+
+
+def _listed(values: np.ndarray) -> Iterator[bytes]:
+    """The members of a JSON list, some at a time: as Python's objects they take eight times the array's bytes."""
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = to_json(flat[start : start + _BLOCK].tolist())[1:-1]
+        yield b"," + block if start else block
 
 
 def _images(tensor: dict[str, Any], rest: bytes, sizes: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -1,11 +1,12 @@
 """The budget of bytes and the quota of a client."""
 
 import asyncio
+from concurrent.futures import Future
 
 import pytest
 
 from ptsa_serve.errors import TooManyRequests
-from ptsa_serve.http.budget import MemoryBudget
+from ptsa_serve.http.budget import Memory, MemoryBudget
 from ptsa_serve.http.quota import Quota
 
 
@@ -79,6 +80,46 @@ def test_wait_cancelled_in_the_moment_of_its_grant_returns_the_bytes() -> None:
         return budget.free
 
     assert asyncio.run(scenario()) == 10
+
+
+def test_lease_gives_back_a_part_and_then_the_rest_once() -> None:
+    async def scenario() -> list[int]:
+        budget, free = MemoryBudget(10), []
+        lease = await budget.lease(8)
+        for step in (lambda: lease.shrink(3), lambda: lease.shrink(9), lease.release, lease.release):
+            step()
+            free.append(budget.free)
+        return free
+
+    assert asyncio.run(scenario()) == [7, 7, 10, 10]
+
+
+def test_lease_is_held_while_a_thread_still_uses_its_bytes() -> None:
+    async def scenario() -> list[int]:
+        budget, work, free = MemoryBudget(10), Future(), []
+        lease = await budget.lease(8)
+        lease.outlive(work)
+        lease.release()
+        free.append(budget.free)
+        work.set_result(None)
+        await asyncio.sleep(0)
+        free.append(budget.free)
+        return free
+
+    assert asyncio.run(scenario()) == [2, 10]
+
+
+def test_large_photos_leave_a_share_to_small_ones() -> None:
+    async def scenario() -> int:
+        memory = Memory(1024)
+        await memory.photos(600).lease(600)
+        await memory.bodies.lease(1000)
+        async with asyncio.timeout(1):
+            for _ in range(8):
+                await memory.photos(32).lease(32)
+        return memory.held
+
+    assert asyncio.run(scenario()) == 600 + 128 + 256
 
 
 def test_quota_counts_each_client_by_itself_and_refills_evenly() -> None:

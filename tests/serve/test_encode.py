@@ -92,9 +92,9 @@ def test_json_holds_meta_and_the_same_pngs(prediction: Prediction):
     assert {name: base64.b64decode(item["png"]) for name, item in maps.items()} == maps_png(prediction)
 
 
-def test_equal_predictions_give_equal_bytes_in_any_order_of_work(prediction: Prediction):
+def test_equal_predictions_give_equal_bytes_on_any_thread(prediction: Prediction):
     with ThreadPoolExecutor(4) as pool:
-        assert to_zip(prediction, pool.map) == to_zip(prediction)
+        assert set(pool.map(to_zip, [prediction] * 8)) == {to_zip(prediction)}
 
 
 def test_meta_counts_classes_and_depths(prediction: Prediction):
