@@ -49,13 +49,12 @@ class Service:
     @staticmethod
     def check() -> None:
         """Before the port opens, in the supervisor."""
-        startup.check(_SETTINGS)
+        startup.check(_RUNTIME)
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load, verify and warm the model before the first request."""
-        startup.start_worker(_RUNTIME)
-        startup.announce(_RUNTIME, "ptsa-serve")
+        """Begin to load the model: probes and photos are answered from now on, with `not-ready` until it is there."""
+        self._loading = asyncio.create_task(startup.start_worker(_RUNTIME, "ptsa-serve"))
         startup.drain_on_sigterm(_RUNTIME, grace=_SETTINGS.timeout_ms / 1000)
 
     @bentoml.on_shutdown

@@ -1,8 +1,8 @@
 """Starting and ending under BentoML's supervisor: faults end the process with one sentence, SIGTERM drains first.
 
 BentoML starts a worker again whenever it ends, so a fault that lasts (no model, a wrong setting) would loop for ever
-with a port that hangs. So the supervisor checks what it can before it opens the port, and a worker that still cannot
-start tells the supervisor to end too.
+with a port that hangs. So the supervisor checks what it can before it opens the port, answers `not-ready` until the
+worker does, and a worker that still cannot start tells the supervisor to end too.
 """
 
 import asyncio
@@ -18,11 +18,13 @@ from types import FrameType
 from typing import NoReturn
 
 from ptsa_serve.artifact import Artifact, default_artifact
-from ptsa_serve.errors import PTSAError
+from ptsa_serve.errors import Internal, PTSAError
+from ptsa_serve.http.app import waiting_app
 from ptsa_serve.http.runtime import Runtime
+from ptsa_serve.http.waiting import WaitingRoom
 from ptsa_serve.settings import Settings
 
-__all__ = ["announce", "check", "die", "drain_on_sigterm", "read_settings", "start_worker"]
+__all__ = ["check", "die", "drain_on_sigterm", "read_settings", "start_worker"]
 
 log = logging.getLogger(__name__)
 
@@ -38,32 +40,53 @@ def read_settings() -> Settings:
         die(error)
 
 
-def check(settings: Settings) -> None:
+def check(runtime: Runtime) -> None:
     """In the supervisor, before the port opens: every file of the model is there and unchanged.
 
-    Ends the process with one sentence when not. Also lets a worker that cannot start end this process.
+    Ends the process with one sentence when not. Also lets a worker that cannot start end this process, and answers for
+    the worker until it is there; `runtime` is the supervisor's own and never starts.
     """
     try:
-        Artifact.open(settings.model or default_artifact())
+        Artifact.open(runtime.settings.model or default_artifact())
     except PTSAError as error:
         die(error)
     if threading.current_thread() is threading.main_thread():
+        room = WaitingRoom(waiting_app(runtime))
+        room.watch()
         signal.signal(signal.SIGUSR1, _end)
+        signal.signal(signal.SIGUSR2, lambda number, frame: room.close())
         os.environ[_SUPERVISOR] = str(os.getpid())
 
 
-def start_worker(runtime: Runtime) -> None:
-    """In the worker: load, verify and warm the model; ends worker and supervisor with one sentence when it fails."""
+async def start_worker(runtime: Runtime, service: str) -> None:
+    """In the worker: load, verify and warm the model beside the event loop, which answers `not-ready` meanwhile.
+
+    Ends worker and supervisor with one sentence when it fails.
+    """
     logging.getLogger("ptsa_serve").setLevel(logging.INFO)
+    _tell_supervisor(signal.SIGUSR2)
+    await asyncio.to_thread(_load, runtime)
+    _announce(runtime, service)
+
+
+def _load(runtime: Runtime) -> None:
     try:
         runtime.start()
-    except PTSAError as error:
-        if os.environ.get(_SUPERVISOR) == str(os.getppid()):
-            os.kill(os.getppid(), signal.SIGUSR1)
+    except Exception as error:
+        if not isinstance(error, PTSAError):
+            log.exception("the model cannot be loaded, by a defect of ours")
+            error = Internal()
+        _tell_supervisor(signal.SIGUSR1)
         die(error)
 
 
-def announce(runtime: Runtime, service: str) -> None:
+def _tell_supervisor(number: signal.Signals) -> None:
+    """SIGUSR1: the worker cannot start. SIGUSR2: it is there and answers."""
+    if os.environ.get(_SUPERVISOR) == str(os.getppid()):
+        os.kill(os.getppid(), number)
+
+
+def _announce(runtime: Runtime, service: str) -> None:
     """Log what is served, where and within which limits."""
     info = runtime.info()
     address = json.loads(os.environ.get("BENTOML_RUNNER_MAP", "{}")).get(service, "http://localhost:3000")

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ptsa_serve.errors import NotReady, RequestError, UnknownModel, UnknownTask
+from ptsa_serve.errors import NotFound, NotReady, RequestError, UnknownModel, UnknownTask
 from ptsa_serve.http import answers, negotiate, open_inference, pages, problems
 from ptsa_serve.http.answers import PiecesResponse
 from ptsa_serve.http.body import body_size, read_photo
@@ -21,7 +21,7 @@ from ptsa_serve.http.work import Answer, Served, Work
 from ptsa_serve.prediction import Prediction
 from ptsa_serve.predictor import Prepared
 
-__all__ = ["create_app", "mounted_app", "server_timing"]
+__all__ = ["create_app", "mounted_app", "server_timing", "waiting_app"]
 
 
 def create_app(runtime: Runtime) -> Starlette:
@@ -43,6 +43,20 @@ def create_app(runtime: Runtime) -> Starlette:
     app.router.lifespan_context = lifespan
     app.router.routes.extend(_probes(runtime))
     app.add_middleware(Edge, runtime=runtime)
+    return app
+
+
+def waiting_app(runtime: Runtime) -> Starlette:
+    """The same for a `runtime` that another process will start: what needs the model is `not-ready`."""
+
+    async def not_ready(request: Request) -> Response:
+        del request
+        runtime.check_open()
+        raise NotFound("there is nothing under this path; photos go to POST /v1/predict")
+
+    app = create_app(runtime)
+    # BentoML's own routes, which are not here.
+    app.router.routes.append(Route("/{path:path}", not_ready, methods=["GET", "POST"]))
     return app
 
 

@@ -186,7 +186,7 @@ class Edge:
         seconds = time.monotonic() - exchange.started
         metrics = self.runtime.metrics
         metrics.count(exchange.route, exchange.method, status, seconds)
-        level = logging.DEBUG if exchange.route in _QUIET_ROUTES and status < 400 else logging.INFO
+        level = logging.DEBUG if exchange.route in _QUIET_ROUTES and status in (200, 503) else logging.INFO
         if access.isEnabledFor(level):
             line = {
                 "id": exchange.request_id,

@@ -149,7 +149,10 @@ $("keyform").addEventListener("submit", (event) => {
 function start() {
   $("error").hidden = true;
   $("keyform").hidden = true;
-  loadModel().catch(showProblem);
+  loadModel().catch((problem) => {
+    showProblem(problem);
+    if (problem.code === "not-ready") setTimeout(start, 1000 * (problem.retryAfter ?? 2));
+  });
 }
 
 start();

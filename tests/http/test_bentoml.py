@@ -120,6 +120,39 @@ def test_photo_is_answered_through_bentoml(bento: Process, photo_jpeg: bytes) ->
     assert "model;dur=" in answer.headers["Server-Timing"]
 
 
+def test_every_request_is_answered_from_the_moment_the_port_opens(
+    environ: dict[str, str], tmp_path: Path, photo_jpeg: bytes, free_port
+) -> None:
+    port, log = free_port(), tmp_path / "serve.log"
+    with log.open("w") as out:
+        popen = subprocess.Popen(command(port), cwd=tmp_path, env=environ, stdout=out, stderr=out, text=True)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            process = Process(str(client.base_url), popen, log, client)
+            while not answers(port):
+                assert popen.poll() is None, log.read_text()
+                time.sleep(0.01)
+            # What comes first must not wait for the worker, which takes seconds to be there.
+            for path in ("/v1/predict", "/predict"):
+                early = process.photo(photo_jpeg, path)
+                assert (early.status_code, early.json()["code"]) == (503, "not-ready")
+                assert int(early.headers["Retry-After"]) >= 1
+            assert client.get("/livez").status_code == 200
+            assert client.get("/readyz").status_code == 503
+            assert client.get("/ui").status_code == 200
+            wait_ready(process)
+            assert process.photo(photo_jpeg).status_code == 200
+    finally:
+        popen.terminate()
+        popen.wait(20)
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 def test_start_is_told_with_address_model_and_limits(bento: Process) -> None:
     log = bento.log.read_text()
     assert f"{bento.url}/v1/predict" in log
