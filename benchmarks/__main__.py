@@ -14,12 +14,13 @@ from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import PTSAError
 from ptsa_serve.predictor import Predictor
+from training.data import DATASETS
 
 _model = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
 _threads = click.option("--threads", default=2, show_default=True, help="of the engine")
 _out = click.option("--out", type=click.Path(path_type=Path), help="also write the figures to this JSON file")
 _data = click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="folder of the data set")
-_set = click.option("--set", "name", type=click.Choice(["nyu", "ccp"]), required=True)
+_set = click.option("--set", "name", type=click.Choice(list(DATASETS)), required=True)
 _split = click.option("--split", default="val", show_default=True)
 
 
@@ -81,7 +82,7 @@ def memory(model: Path | None, threads: int, out: Path | None, count: int) -> No
 @_data
 @_set
 @_split
-@click.option("--limit", default=0, help="about so many photos, evenly spread; 0 = all")
+@click.option("--limit", default=0, type=click.IntRange(min=0), help="about so many photos, evenly spread; 0 = all")
 def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, name: str, split: str, limit: int) -> None:
     artifact = _artifact(model)
     predictor = Predictor(artifact, load_engine("onnxruntime", artifact, threads))

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from benchmarks.measurement import Measurement
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.tasks import TASKS
-from training.data import DATASETS
-from training.data.labels import LabelledPhoto
+from training.data.labels import labelled
+from training.data.opening import check_labels, open_set
+from training.data.photoset import PhotoSet
 from training.data.transforms import nearest
 from training.metrics import metric_for
 
@@ -24,9 +25,17 @@ __all__ = ["measure_accuracy", "measure_trivial"]
 
 
 def measure_accuracy(predictor: Predictor, *, name: str, root: Path, split: str, limit: int = 0) -> Measurement:
-    """Figures of the artifact on one data set. The photo files' own bytes go in."""
-    data = DATASETS[name](root, split)
+    """Figures of the artifact on one data set, None where no photo had a label. The photo files' own bytes go in.
+
+    Raises ValueError or OSError for data that cannot be used, PTSAError for a photo that the server would refuse.
+    """
+    data = open_set(name, root, split)
     tasks = [task for task in data.tasks if task in predictor.tasks]
+    if not tasks:
+        raise ValueError(
+            f"{name} has labels of {', '.join(data.tasks)}, the model answers {', '.join(predictor.tasks)}; "
+            "measure it on another data set"
+        )
     metrics = {task: metric_for(TASKS[task]) for task in tasks}
     indices = range(0, len(data), max(1, len(data) // limit) if limit else 1)
     for index in tqdm(indices, desc=f"{name}/{split}", unit="photo"):
@@ -43,12 +52,12 @@ def measure_accuracy(predictor: Predictor, *, name: str, root: Path, split: str,
 
 
 def measure_trivial(*, name: str, root: Path, split: str) -> Measurement:
-    """Figures of the best constant and of the mean map."""
-    train, data = DATASETS[name](root, "train"), DATASETS[name](root, split)
+    """Figures of the best constant and of the mean map. Raises ValueError or OSError for data that cannot be used."""
+    train, data = open_set(name, root, "train"), open_set(name, root, split)
+    check_labels(train)
     figures = {}
-    for task in data.tasks:
-        mean = _mean_map(train, task)
-        constant = _constant(mean, task)
+    for task in (task for task in data.tasks if task in train.tasks):
+        mean, constant = _mean_map(train, task)
         for predictor, map_ in (("constant", constant), ("mean_map", mean)):
             metric = metric_for(TASKS[task])
             for index in range(len(data)):
@@ -60,22 +69,23 @@ def measure_trivial(*, name: str, root: Path, split: str) -> Measurement:
     )
 
 
-def _mean_map(train, task: str, size: tuple[int, int] = (240, 320)) -> NDArray:
-    """Sum over the training photos at one size: votes a class, or means."""
-    total: NDArray = np.zeros((*size, 39 if task == "segmentation" else 3 if task == "normals" else 1))
+def _mean_map(train: PhotoSet, task: str, size: tuple[int, int] = (240, 320)) -> tuple[NDArray, NDArray]:
+    """Mean label over the training photos at one size (of classes: the share of each), a pixel and over all pixels.
+
+    Only pixels with a label count; a pixel that never had one gets the mean over all.
+    """
+    channels = TASKS[task].channels
+    total, count = np.zeros((*size, channels)), np.zeros((*size, 1))
     for index in tqdm(range(len(train)), desc=f"mean {task}", unit="photo"):
-        sample: LabelledPhoto = train[index]
-        label = nearest(sample.labels[task], size)
-        if task == "segmentation":
-            rows, columns = np.nonzero(label < 39)
+        label = nearest(train[index].labels[task], size)
+        rows, columns = np.nonzero(labelled(TASKS[task].kind, label))
+        if TASKS[task].kind == "classes":
             total[rows, columns, label[rows, columns]] += 1
         else:
-            total += label.reshape(*size, -1)
-    return total if task == "segmentation" else total / len(train)
-
-
-def _constant(mean: NDArray, task: str) -> NDArray:
-    return np.broadcast_to(mean.mean((0, 1)), mean.shape)
+            total[rows, columns] += label[rows, columns].reshape(-1, channels)
+        count[rows, columns] += 1
+    constant = np.broadcast_to(total.sum((0, 1)) / count.sum(), total.shape)
+    return np.where(count > 0, total / np.maximum(count, 1), constant), constant
 
 
 def _at_size(mean: NDArray, size: tuple[int, ...], task: str) -> NDArray:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +18,10 @@ _PACKAGES = ("onnxruntime", "bentoml", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class Measurement:
-    """`figures`: name -> number, the unit in the name (`_ms`, `_percent`, `_per_second`, `_ratio`)."""
+    """`figures`: name -> number, the unit in the name (`_ms`, `_percent`, `_per_second`, `_ratio`); None: no figure."""
 
     question: str
-    figures: dict[str, float]
+    figures: Mapping[str, float | None]
     conditions: dict[str, str | int | float]
     machine: dict[str, str | int] = field(default_factory=lambda: _machine())
 
@@ -29,15 +30,18 @@ def table(measurement: Measurement) -> str:
     """The question, a line a figure, and the conditions."""
     width = max(map(len, measurement.figures))
     conditions = {**measurement.conditions, **measurement.machine}
-    lines = [f"  {name:<{width}}  {value:.4g}" for name, value in measurement.figures.items()]
+    lines = [
+        f"  {name:<{width}}  {'none' if value is None else f'{value:.4g}'}"
+        for name, value in measurement.figures.items()
+    ]
     return "\n".join([measurement.question, *lines, "  " + ", ".join(f"{k} {v}" for k, v in conditions.items())])
 
 
 def save(measurement: Measurement, out: Path | None) -> None:
-    """Write the measurement as JSON if `out` names a file."""
+    """Write the measurement as JSON if `out` names a file. Raises ValueError for a figure that is no number."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(asdict(measurement), indent=1) + "\n")
+        out.write_text(json.dumps(asdict(measurement), indent=1, allow_nan=False) + "\n")
 
 
 def median_ms(seconds: list[float]) -> float:

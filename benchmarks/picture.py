@@ -1,6 +1,5 @@
 """What do the maps look like? A row a photo: the photo, then each map in colours."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ptsa_serve.encoding.colors import blend, colorize
+from ptsa_serve.images import ImageLimits, decode
 from ptsa_serve.predictor import Predictor
 
 __all__ = ["draw"]
@@ -36,7 +36,7 @@ def draw(predictor: Predictor, photos: Sequence[Path], out: Path) -> None:
 def _row(predictor: Predictor, data: bytes) -> list[Image.Image]:
     prediction = predictor.predict(data)
     height, width = prediction.size
-    photo = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((width, height)))
+    photo = np.asarray(Image.fromarray(decode(data, ImageLimits()).pixels).resize((width, height)))
     cells = [photo]
     for name, values in prediction.maps.items():
         colors = colorize(prediction.tasks[name], values)

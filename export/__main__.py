@@ -5,19 +5,21 @@ import re
 from pathlib import Path
 
 import click
-import onnx_ir as ir
 
 from export.annotate import annotate, entry
 from export.compile import CompileConfig, compile_artifact
 from export.errors import ExportError
+from export.figures import read_figures, read_json
 from export.graphs import SIZES
+from export.outputs import refuse_unwritable
 from export.photos import choose_photos
 from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import PTSAError
+from training.errors import TrainingError
 
 # What a user can cause; anything else is a fault of ours and shows its traceback.
-MISTAKES = (ExportError, PTSAError, ValueError, OSError, ir.passes.PassError)
+MISTAKES = (ExportError, TrainingError, PTSAError, OSError)
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -56,7 +58,7 @@ def main() -> None:
 @click.option("--licence", default="", help="What the manifest says about the use of weights and data.")
 def compile_command(out: Path, sizes: str, metrics: Path | None, **options) -> None:
     """Write the artifact of CHECKPOINT to the folder OUT, if it passes the parity gate."""
-    figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics else ()
+    figures = read_figures(metrics) if metrics else ()
     config = CompileConfig(out=out, sizes=parse_sizes(sizes), metrics=figures, **options)
     artifact = compile_artifact(config, report=_report)
     total = sum(path.stat().st_size for path in artifact.folder.iterdir())
@@ -81,7 +83,8 @@ def verify(checkpoint: Path, artifact: Path, photos: tuple[Path, ...], photo_cou
 def unpack(artifact: Path, out: Path) -> None:
     """Write ARTIFACT's graphs and one model.onnx.data to the new folder OUT, for any ONNX runtime."""
     if out.exists():
-        raise ValueError(f"{out} exists; name a new folder")
+        raise ExportError(f"{out} exists; name a new folder")
+    refuse_unwritable(out)
     Artifact.open(artifact).write_external_data(out)
     click.echo(f"wrote {out}")
 
@@ -91,18 +94,18 @@ def unpack(artifact: Path, out: Path) -> None:
 @click.argument("measurements", nargs=-1, required=True, type=FILE)
 def annotate_command(artifact: Path, measurements: tuple[Path, ...]) -> None:
     """Write figures into ARTIFACT's manifest, from files of `python -m benchmarks accuracy --out FILE`."""
-    annotate(artifact, [entry(json.loads(path.read_text(encoding="utf-8"))) for path in measurements])
+    annotate(artifact, [entry(read_json(path)) for path in measurements])
     click.echo(f"wrote {len(measurements)} measurements into {artifact / 'manifest.json'}")
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Read "384x512,448x448" as ((384, 512), (448, 448)). Raises ValueError for anything else, and for repetitions."""
+    """Read "384x512,448x448" as ((384, 512), (448, 448)). Raises ExportError for anything else, and for repetitions."""
     if not re.fullmatch(r"\d{1,4}x\d{1,4}(,\d{1,4}x\d{1,4})*", text):
-        raise ValueError(f"sizes are {text!r}; write heights and widths like 384x512,448x448")
+        raise ExportError(f"sizes are {text!r}; write heights and widths like 384x512,448x448")
     sizes = tuple((int(h), int(w)) for h, w in (size.split("x") for size in text.split(",")))
     wrong = [size for size in sizes if min(size) == 0 or size[0] % 32 or size[1] % 32]
     if wrong or len(set(sizes)) != len(sizes):
-        raise ValueError(f"sizes are {text!r}; each once, and every side a multiple of 32")
+        raise ExportError(f"sizes are {text!r}; each once, and every side a multiple of 32")
     return sizes
 
 

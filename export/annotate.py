@@ -1,9 +1,11 @@
 """Figures measured on an artifact, written into its manifest afterwards: the graphs are not made again."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from export.errors import ExportError
 from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
 
 __all__ = ["annotate", "entry"]
@@ -12,18 +14,24 @@ _RECORDED = {"path", "role", "bytes", "sha256"}
 
 
 def entry(measurement: Mapping[str, Any]) -> dict[str, Any]:
-    """A measurement of `python -m benchmarks accuracy` as a manifest's entry. Raises ValueError for another file."""
+    """A measurement of `python -m benchmarks accuracy` as a manifest's entry, without figures that are null.
+
+    Raises ExportError for another file, or a figure that is no number.
+    """
     try:
-        conditions = measurement["conditions"]
+        conditions, figures = measurement["conditions"], measurement["figures"]
+        wrong = [name for name, value in figures.items() if value is not None and not math.isfinite(value)]
+        if wrong:
+            raise ExportError(f"figures that are no numbers: {', '.join(wrong)}; measure them again")
         return {
             "data": conditions["data"],
             "split": conditions["split"],
             "photos": conditions["photos"],
             "protocol": "maps as served, compared at the labels' own size",
-            "figures": {name: round(value, 4) for name, value in measurement["figures"].items()},
+            "figures": {name: round(value, 4) for name, value in figures.items() if value is not None},
         }
-    except (KeyError, TypeError) as error:
-        raise ValueError(
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
             f"no measurement of accuracy ({error}); `python -m benchmarks accuracy --out` writes one"
         ) from None
 

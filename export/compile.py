@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from export.graphs import SIZES, Graph, build_graph, files_of
-from export.manifest import describe
+from export.manifest import describe, with_costs
+from export.outputs import refuse_folder
 from export.photos import choose_photos
 from export.sample import sample_maps, sample_photo
 from export.verify import gate
@@ -47,14 +48,23 @@ class CompileConfig:
 def compile_artifact(config: CompileConfig, report: Report = lambda _: None) -> Artifact:
     """Write the artifact of a checkpoint and return it. Nothing is written unless the parity gate lets it pass.
 
-    Raises ExportError (the gate's among them), ValueError for a checkpoint, size or folder that cannot be used,
-    OSError for files that cannot be read, PTSAError for a sample that is no photo.
+    Raises ExportError for what it cannot use (ParityError for the gate), CheckpointError for the checkpoint, OSError
+    for files that cannot be read or written.
     """
-    _refuse_other_folders(config.out)
     # First all that can be wrong with the arguments: the graphs take minutes.
+    refuse_folder(config.out, inputs=[config.checkpoint, *config.photos])
     photos = choose_photos(config.photos, config.photo_count)
     sample = sample_photo(config.sample)
     model = load_checkpoint(config.checkpoint)
+    manifest = describe(
+        config.checkpoint,
+        model,
+        config.sizes,
+        name=config.name,
+        version=config.version,
+        metrics=config.metrics,
+        licence=config.licence,
+    )
     graphs = []
     for size in config.sizes:
         report(f"exporting the graph for {size[0]} x {size[1]}")
@@ -62,16 +72,7 @@ def compile_artifact(config: CompileConfig, report: Report = lambda _: None) -> 
     files = [*files_of(graphs), sample]
     for file in files:
         report(f"{file.path}: {len(file.data):,} bytes")
-    manifest = describe(
-        config.checkpoint,
-        model,
-        graphs,
-        name=config.name,
-        version=config.version,
-        metrics=config.metrics,
-        licence=config.licence,
-    )
-    manifest, files = _proven(model, graphs, manifest, files, photos, report)
+    manifest, files = _proven(model, graphs, with_costs(manifest, graphs), files, photos, report)
     return write_artifact(config.out, manifest, files)
 
 
@@ -96,9 +97,3 @@ def _proven(
         finally:
             engine.close()
     return manifest, files
-
-
-def _refuse_other_folders(out: Path) -> None:
-    """An older artifact may be replaced; a folder of anything else must not vanish."""
-    if out.exists() and not (out / "manifest.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists and is no artifact; name a new folder, or remove this one first")

@@ -37,14 +37,19 @@ def deployed(network: FoldedNetwork) -> int:
 
 
 def trainable(model: PTSAModel) -> int:
-    """Parameters that adaptation trains: adapters and decoders."""
+    """Parameters that were trained: adapters and decoders, or all of a model that has no adapters.
+
+    `training fit` makes no other models: it refuses to adapt one without adapters.
+    """
+    if not any(model.config.ranks):
+        return _numel(model)
     adapters = [module for module in model.backbone.modules() if isinstance(module, StreamLinear)]
     factors = sum(module.up.numel() + module.down.numel() for module in adapters)
     return factors + _numel(model.decoders)
 
 
 def frozen(model: PTSAModel) -> int:
-    """Parameters of the backbone that all tasks share and adaptation leaves alone."""
+    """Parameters of the backbone that adaptation left alone; none of a model that was tuned as a whole."""
     return _numel(model) - trainable(model)
 
 

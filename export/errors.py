@@ -1,6 +1,6 @@
-"""What export raises beside ValueError and OSError.
+"""What export raises for a user's mistake, beside the errors of training and ptsa_serve, and OSError.
 
-ExportError
+ExportError       a request that cannot be met
 ├── EmitError     the ONNX exporter made something else than was asked for
 └── ParityError   two forms of one model disagree
 """

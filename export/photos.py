@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from export.errors import ExportError
+from ptsa_serve.errors import PTSAError
 from ptsa_serve.images import ImageLimits, decode
 from ptsa_serve.resize import shrink
 
-__all__ = ["choose_photos", "photo_at"]
+__all__ = ["check_photo", "choose_photos", "photo_at"]
 
 _JPEG = {".jpg", ".jpeg"}
 
@@ -16,7 +18,8 @@ _JPEG = {".jpg", ".jpeg"}
 def choose_photos(paths: Sequence[Path], count: int) -> list[Path]:
     """`count` photos, evenly spread over files and the JPEGs of folders (searched recursively).
 
-    Of folders JPEGs alone, because data sets keep labels as PNG beside the photos. Raises FileNotFoundError.
+    Of folders JPEGs alone, because data sets keep labels as PNG beside the photos. Raises FileNotFoundError, or
+    ExportError for a chosen photo that cannot be decoded.
     """
     files: list[Path] = []
     for path in paths:
@@ -25,7 +28,18 @@ def choose_photos(paths: Sequence[Path], count: int) -> list[Path]:
             raise FileNotFoundError(f"{path}: no JPEG below; name photos, or a folder of them, with --photos")
         files += found
     chosen = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
-    return [files[index] for index in chosen]
+    photos = [files[index] for index in chosen]
+    for photo in photos:
+        check_photo(photo)
+    return photos
+
+
+def check_photo(path: Path) -> None:
+    """Raise ExportError, naming the file, if a photo cannot be decoded."""
+    try:
+        decode(path.read_bytes(), ImageLimits())
+    except PTSAError as error:
+        raise ExportError(f"{path}: {error}") from None
 
 
 def photo_at(path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from export.errors import ExportError
+from export.photos import check_photo
 from ptsa_serve.artifact import ArtifactFile
 from ptsa_serve.images import ImageLimits, inspect
 from ptsa_serve.predictor import Predictor
@@ -15,10 +17,11 @@ __all__ = ["coarse", "round_mantissa", "sample_maps", "sample_photo"]
 
 
 def sample_photo(path: Path) -> ArtifactFile:
-    """The file of the sample photo. Raises ValueError if it is no JPEG, and as `ptsa_serve.images.inspect`."""
+    """The file of the sample photo. Raises ExportError if it is no JPEG, or damaged."""
+    check_photo(path)
     data = path.read_bytes()
     if (found := inspect(data, ImageLimits()).format) != "JPEG":
-        raise ValueError(f"{path} is {found}; the sample photo must be a JPEG")
+        raise ExportError(f"{path} is {found}; the sample photo must be a JPEG")
     return ArtifactFile("sample.jpg", "sample-photo", data)
 
 

@@ -8,6 +8,7 @@ graph must use every one of them (ONNX Runtime refuses a name that a graph lacks
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,8 @@ class Artifact:
                 for name, array in arrays.items():
                     data.seek(layout[name][0])
                     data.write(array.data.cast("B"))
+                data.flush()
+                os.fsync(data.fileno())
 
     def _path(self, role: Role) -> Path:
         for record in self.manifest.files:

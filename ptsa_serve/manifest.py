@@ -163,7 +163,10 @@ class Manifest(_Record):
         """The text of manifest.json: the fields in the order of this class, two spaces a level, one newline
         at the end.
         """
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+        return (
+            json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False, allow_nan=False)
+            + "\n"
+        )
 
     def task_table(self) -> dict[str, Task]:
         """The tasks by name, in the model's order."""

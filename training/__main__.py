@@ -5,6 +5,7 @@ import sys
 
 import jsonargparse
 
+from training.errors import TrainingError
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
 from training.pretrain import PretrainConfig, pretrain
@@ -20,7 +21,10 @@ def main() -> None:
     parser = jsonargparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subcommands(required=True)
     for name, (config, _, text) in COMMANDS.items():
-        sub = jsonargparse.ArgumentParser(description=text)
+        # Not argparse's own thirty lines of usage in front of every error; --help explains each option.
+        sub = jsonargparse.ArgumentParser(
+            description=text, usage=f"python -m training {name} [--config FILE] [options]"
+        )
         sub.add_argument("--config", action="config", help="YAML file with any of the options below")
         sub.add_class_arguments(config, as_group=False)
         commands.add_subcommand(name, sub, help=text)
@@ -30,9 +34,12 @@ def main() -> None:
     options.pop("config", None)
     try:
         result = run(config(**options))
-    except (ValueError, OSError) as error:
+    except (TrainingError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(result, indent=2) if isinstance(result, dict) else result)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from where it last saved\n")
+        sys.exit(130)
+    print(json.dumps(result, indent=2, allow_nan=False) if isinstance(result, dict) else result)
 
 
 if __name__ == "__main__":

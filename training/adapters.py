@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StreamLinear"]
+__all__ = ["SCALE", "StreamLinear"]
 
 SCALE = 4.0
 DROPOUT = 0.05

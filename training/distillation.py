@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
+from training.errors import ConfigError
 from training.swin import stage_maps, stage_widths
 from training.teachers import Teacher
 
@@ -40,17 +41,19 @@ class Target:
 
 
 def match_targets(teachers: Sequence[Teacher], sample: Tensor) -> list[Target]:
-    """Match each teacher map to the student stage of its stride."""
+    """Match each teacher map to the student stage of its stride. Raises ConfigError for a stride that no stage has."""
     targets = []
+    stages = {4: 0, 8: 1, 16: 2, 32: 3}
     for index, teacher in enumerate(teachers):
         for place, tensor in teacher(sample).items():
             if tensor.shape[-1] == 1:
                 targets.append(Target(index, place, 3, "image_logits", tensor.shape[1]))
                 continue
             stride = sample.shape[-1] // tensor.shape[-1]
-            stage = {4: 0, 8: 1, 16: 2, 32: 3}[stride]
+            if stride not in stages:
+                raise ConfigError(f"teacher {index + 1} has {place} at stride {stride}; a student has {list(stages)}")
             kind = "dense_logits" if place == "logits" else "features"
-            targets.append(Target(index, place, stage, kind, tensor.shape[1]))
+            targets.append(Target(index, place, stages[stride], kind, tensor.shape[1]))
     return targets
 
 

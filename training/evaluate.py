@@ -1,4 +1,4 @@
-"""A checkpoint's figures on a split: every photo once, maps at the labels' own size."""
+"""A checkpoint's figures on a split: every photo once, maps at the labels' own size; no label, no figure."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from training.checkpoint import load_checkpoint
-from training.data import DATASETS
 from training.data.labels import LabelledPhoto
+from training.data.loading import load
+from training.data.opening import open_set
+from training.data.photoset import PhotoSet
 from training.data.transforms import to_tensors
+from training.errors import CheckpointError, ConfigError
 from training.heads import finish
-from training.metrics import metric_for
+from training.metrics import Figures, metric_for
+from training.options import refuse
+from training.stepping import Precision, make_fabric
 
 __all__ = ["EvaluateConfig", "evaluate", "figures"]
-
-Figures = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class EvaluateConfig:
         split: val or train.
         limit: only so many photos of each set, evenly spread; 0 = all.
         scale: of the input's sides, 1 = as deployed.
-        precision: of Fabric: 32-true or bf16-mixed.
+        precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
     """
 
     checkpoint: Path
@@ -40,16 +42,33 @@ class EvaluateConfig:
     split: str = "val"
     limit: int = 0
     scale: float = 1.0
-    precision: str = "32-true"
+    precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        faults = [] if self.data else ["--data names no data set; e.g. --data '{nyu: data/nyu, ccp: data/ccp}'"]
+        if self.limit < 0:
+            faults.append(f"--limit is {self.limit}; allowed are 0 (all photos) and more")
+        if not 0 < self.scale <= 4:
+            faults.append(f"--scale is {self.scale}; allowed are more than 0, up to 4; 1 is as deployed")
+        refuse(faults)
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Figures]:
-    """Data set -> task -> figure -> value."""
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # pyright: ignore[reportArgumentType]
+def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Figures]]:
+    """Data set -> task -> figure -> value, None where no photo had a label.
+
+    Raises FileNotFoundError for a missing checkpoint or data, TrainingError for either that cannot be used.
+    """
+    sets = {name: open_set(name, root, config.split) for name, root in config.data.items()}
+    fabric = make_fabric(config.precision)
     model = fabric.setup_module(load_checkpoint(config.checkpoint))
+    for name, data in sets.items():
+        if not set(data.tasks) & set(model.tasks):
+            raise ConfigError(
+                f"{name} has labels of {', '.join(data.tasks)}, the model answers {', '.join(model.tasks)}; "
+                "leave the data set out, or evaluate another checkpoint"
+            )
     results = {}
-    for name, root in config.data.items():
-        data = DATASETS[name](root, config.split)
+    for name, data in sets.items():
         size = scaled(data.size, config.scale)
         results[name] = figures(model, data, size, limit=config.limit)
     return results
@@ -61,7 +80,7 @@ def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 class _Photos(Dataset[dict]):
-    def __init__(self, data, size: tuple[int, int], indices: list[int]) -> None:
+    def __init__(self, data: PhotoSet, size: tuple[int, int], indices: list[int]) -> None:
         self._data, self._size, self._indices = data, size, indices
 
     def __len__(self) -> int:
@@ -73,7 +92,7 @@ class _Photos(Dataset[dict]):
 
 
 @torch.inference_mode()
-def figures(model: Any, data, size: tuple[int, int], *, limit: int = 0) -> Figures:
+def figures(model: Any, data: PhotoSet, size: tuple[int, int], *, limit: int = 0) -> dict[str, Figures]:
     """Task -> figure -> value, for the tasks that both the model (a PTSAModel) and the data set have."""
     count = min(limit, len(data)) if limit else len(data)
     indices = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
@@ -82,13 +101,19 @@ def figures(model: Any, data, size: tuple[int, int], *, limit: int = 0) -> Figur
     was_training = model.training
     model.eval()
     # One photo at a time: the sizes of the labels differ, and a batch gains nothing on a CPU.
-    for sample in tqdm(DataLoader(_Photos(data, size, indices), batch_size=None), desc="evaluate", unit="photo"):
+    photos = load(_Photos(data, size, indices), batch_size=None)
+    for sample in tqdm(photos, total=count, desc="evaluate", unit="photo"):
         raw = model(sample["image"][None].to(model.mean.device), tasks)
         for task, metric in metrics.items():
             label = sample[task].numpy()
             if task == "normals":
                 label = label.transpose(1, 2, 0)
             map_ = finish(model.tasks[task], raw[task].float(), (label.shape[0], label.shape[1]))
+            if not raw[task].isfinite().all():
+                raise CheckpointError(
+                    f"the model answers {task} of {data.name} photo {sample['name']} with no numbers; "
+                    "its weights are damaged, or too large for --precision"
+                )
             metric.update(map_[0].cpu().numpy(), label)
     model.train(was_training)
     return {task: metric.compute() for task, metric in metrics.items()}

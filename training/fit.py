@@ -1,126 +1,71 @@
 """Train a multi-task model on labelled photos: all of its weights, or adapters and decoders on a frozen backbone."""
 
+import hashlib
+import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import is_checkpoint, load_matching, save_checkpoint, save_state, sha256
-from training.data import DATASETS
+from training.checkpoint import as_stored, save_checkpoint, sha256
 from training.data.labels import IGNORE
 from training.data.mix import Mix, Source
+from training.data.opening import check_labels, open_set
 from training.data.transforms import Augmentation
+from training.errors import DivergedError
 from training.evaluate import scaled
+from training.fit_config import LOSS_WEIGHTS, FitConfig, label_faults
+from training.log import curves
 from training.losses import class_weights, task_loss
 from training.model import ModelConfig, PTSAModel
+from training.options import MAY_CHANGE, refuse
 from training.progress import Progress
+from training.resume import claim, say_how_far, write_state
 from training.schedule import warmup_cosine
-from training.swin import load_swin
+from training.start import take_over
+from training.stepping import Optimisation, make_fabric, remedy
 from training.tree import TaskTree
 
 __all__ = ["FitConfig", "fit"]
 
-# So that each task's gradient is of one order: nats, metres, radians, nats.
-LOSS_WEIGHTS = {"segmentation": 1.0, "depth": 1.0, "normals": 3.0, "saliency": 1.0}
-
-
-# In the output folder: what a killed run continues from.
+# In the output folder: the result, and what a killed run continues from.
+RESULT = "model.safetensors"
 RESUME = "resume.ckpt"
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """What `python -m training fit` takes.
-
-    Args:
-        data: folder of each data set, e.g. {nyu: data/nyu, ccp: data/ccp}.
-        out: folder for model.safetensors, the resume checkpoint and TensorBoard logs.
-        train: all = every weight, without adapters; adapters = adapters and decoders, the backbone frozen.
-        backbone: one of swin_nano, swin_tiny, swin_small, swin_base.
-        start: backbone weights (`pretrain` wrote them) or a model.safetensors of an earlier fit, taken over as far as
-            it fits.
-        tree: task groups a stage: stages split by /, groups by |, tasks by a comma.
-        ranks: of the adapters, a stage.
-        width: channels of the decoders.
-        batches: photos of each data set in a step, e.g. {nyu: 12, ccp: 4}.
-        steps: optimiser steps in all.
-        rate: peak learning rate of decoders and adapters.
-        backbone_rate: peak learning rate of the backbone where it is trained.
-        warmup: steps of linear warm-up before the cosine.
-        weight_decay: of AdamW, for matrices.
-        drop_path: of the last block, from 0 in the first, where the backbone is trained.
-        scale: of the input's sides, 1 = as deployed (about 200,000 pixels).
-        seed: decides order, augmentation and initial weights.
-        workers: processes that read photos, for each data set.
-        precision: of Fabric: bf16-mixed or 32-true.
-        save_every: steps between checkpoints.
-    """
-
-    data: dict[str, Path]
-    out: Path
-    start: Path | None = None
-    train: Literal["all", "adapters"] = "adapters"
-    backbone: str = "swin_nano"
-    tree: str = (
-        "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "
-        "segmentation,saliency | depth,normals / segmentation | saliency | depth | normals"
-    )
-    ranks: list[int] = field(default_factory=lambda: [16, 16, 16, 16])
-    width: int = 96
-    batches: dict[str, int] = field(default_factory=lambda: {"nyu": 12, "ccp": 4})
-    steps: int = 1000
-    rate: float = 1e-3
-    backbone_rate: float = 4e-4
-    warmup: int = 50
-    weight_decay: float = 0.05
-    drop_path: float = 0.1
-    scale: float = 1.0
-    seed: int = 0
-    workers: int = 1
-    precision: str = "bf16-mixed"
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        faults = [
-            f"data set {name!r} is unknown; known are {', '.join(DATASETS)}"
-            for name in self.data
-            if name not in DATASETS
-        ]
-        faults += [f"--batches has nothing for {name}" for name in self.data if not self.batches.get(name)]
-        if len(self.ranks) != 4:
-            faults.append(f"--ranks needs 4 numbers, one a stage; got {self.ranks}")
-        if faults:
-            raise ValueError("; ".join(faults))
 
 
 def fit(config: FitConfig) -> Path:
     """Run or resume a training; returns the path of the checkpoint (`model.safetensors`).
 
-    A folder `out` with a resume checkpoint is continued at the step it was saved: every sample and every random
-    number of a step depends on the seed and the step's number alone, so the result is that of an unbroken run.
-    Raises FileNotFoundError for missing data, ValueError for a loss that is not finite.
+    A folder `out` that holds this run is continued at the step it was saved, a finished run is left as it is: every
+    sample and every random number of a step depends on the seed and the step's number alone, so the result is that of
+    an unbroken run. Raises TrainingError for settings, photos, weights or a folder that cannot be used and for losses
+    or gradients that are not finite, OSError for files that cannot be read or written.
     """
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # pyright: ignore[reportArgumentType]
+    fabric = make_fabric(config.precision)
     fabric.seed_everything(config.seed, verbose=False)
-    sets = {name: DATASETS[name](root, "train") for name, root in config.data.items()}
+    sets = {name: open_set(name, root, "train") for name, root in config.data.items()}
+    refuse(label_faults(TaskTree.parse(config.tree).tasks, {name: data.tasks for name, data in sets.items()}))
+    for data in sets.values():
+        check_labels(data)
     model = build(config)
-    weights = {task: class_weights(counts) for task, counts in _class_counts(sets, model).items()}
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.rate)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer, "step": 0}
-    config.out.mkdir(parents=True, exist_ok=True)
-    if (config.out / RESUME).exists():
-        fabric.load(config.out / RESUME, state)
-    _run(config, fabric, _mix(config, sets), state, weights)
-    result = config.out / "model.safetensors"
-    save_checkpoint(model, result, info=_provenance(config, sets))
-    save_state(fabric, config.out / RESUME, state)
+    settings = _settings(config, model, sets, fabric)
+    run = Optimisation(fabric, model, torch.optim.AdamW(_groups(model, config), lr=config.rate), max_norm=5.0)
+    if state := claim(config.out, RESUME, RESULT, settings):
+        run.restore(state)
+        say_how_far(config.out, run.step, config.steps)
+    if run.step < config.steps:
+        weights = _class_weights(sets, model, fabric.device)
+        _run(config, run, _mix(config, sets), weights, settings)
+    # Made from the state, again where a kill came between the two.
+    result = config.out / RESULT
+    started = {"start": {"file": config.start.name, "sha256": settings["start"]} if config.start else None}
+    save_checkpoint(model, result, info=settings | started)
     return result
 
 
@@ -132,28 +77,25 @@ def _mix(config: FitConfig, sets: dict[str, Any]) -> Mix:
     return Mix(sources, workers=config.workers)
 
 
-def _run(config: FitConfig, fabric: Fabric, mix: Mix, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """From `state["step"]` to the last step, saving on the way."""
-    model, optimizer = state["model"], state["optimizer"]
-    writer = SummaryWriter(config.out / "logs", purge_step=state["step"])
-    progress = Progress("fit", config.steps, start=state["step"])
-    model.train()
-    for step, batches in enumerate(mix.steps(state["step"], config.steps), state["step"]):
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout and drop path
-        for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine(step, config.steps, peak=group["peak"], warmup=config.warmup)
-        losses = _step(fabric, model, batches, weights)
-        fabric.clip_gradients(model, optimizer, max_norm=5.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        state["step"] = step + 1
-        progress.update(step + 1, **losses)
-        for task, value in losses.items():
-            writer.add_scalar(f"loss/{task}", value, step)
-        if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
-            save_state(fabric, config.out / RESUME, state)
-    progress.close()
-    writer.close()
+def _run(config: FitConfig, run: Optimisation, mix: Mix, weights: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """From `run.step` to the last step, saving on the way."""
+    with (
+        curves(config.out / "logs", first=run.step) as writer,
+        Progress("fit", config.steps, start=run.step) as progress,
+    ):
+        run.model.train()
+        for batches in mix.steps(run.step, config.steps):
+            step = run.step
+            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout and drop path
+            for group in run.optimizer.param_groups:
+                group["lr"] = warmup_cosine(step, config.steps, peak=group["peak"], warmup=config.warmup)
+            losses = _step(run.fabric, run.model, batches, weights)
+            run.advance("; ".join(_photos(name, batch) for name, batch in batches.items()))
+            progress.update(run.step, **losses)
+            for task, value in losses.items():
+                writer.add_scalar(f"loss/{task}", value, step)
+            if run.step % config.save_every == 0 or run.step == config.steps:
+                write_state(config.out / RESUME, run.state(), settings)
 
 
 def build(config: FitConfig) -> PTSAModel:
@@ -166,22 +108,13 @@ def build(config: FitConfig) -> PTSAModel:
     model_config = ModelConfig(config.backbone, tree, ranks, config.width)
     model = PTSAModel(model_config, drop_path=0.0 if adapted else config.drop_path)
     if config.start is not None:
-        _start(model, config.start)
+        take_over(model, config.start)
     if adapted:
         model.freeze_backbone()
-        model.backbone.swin.half().float()  # the shipped precision: nothing learnt on top is lost to rounding
+        for parameter in model.backbone.swin.parameters():
+            # The shipped precision: nothing learnt on top is lost to rounding.
+            parameter.data = as_stored(parameter.data).float()
     return model
-
-
-def _start(model: PTSAModel, path: Path) -> None:
-    if is_checkpoint(path):
-        missing = load_matching(model, path)
-        if missing:
-            raise ValueError(f"{path} lacks {missing[:3]}; was it trained with the same tasks?")
-    elif any(model.config.ranks):
-        raise ValueError(f"{path} holds a backbone alone; adapt the model.safetensors of `fit --train all`")
-    else:
-        load_swin(model.backbone.swin, path)
 
 
 def _step(fabric: Fabric, model, batches: dict[str, dict], weights: dict[str, Tensor]) -> dict[str, float]:
@@ -195,19 +128,22 @@ def _step(fabric: Fabric, model, batches: dict[str, dict], weights: dict[str, Te
             for task in tasks
         }
         values |= {task: loss.item() for task, loss in losses.items()}
-        bad = [task for task in tasks if values[task] != values[task]]
-        if bad:
-            raise ValueError(
-                f"the loss of {', '.join(bad)} is not a number for {name} photos {', '.join(batch['name'])}; "
-                "look at their labels, or lower --rate and run again: the run resumes from its last checkpoint"
-            )
+        if bad := [f"{task} is {values[task]}" for task in tasks if not math.isfinite(values[task])]:
+            raise DivergedError(f"the loss of {', '.join(bad)} for {_photos(name, batch)}; {remedy()}")
         fabric.backward(sum(LOSS_WEIGHTS[task] * loss for task, loss in losses.items()))  # pyright: ignore
     return values
 
 
-def _class_counts(sets: dict[str, Any], model: PTSAModel) -> dict[str, Tensor]:
-    """Pixels of each class in the training photos (64 of them, evenly spread), for each task of classes."""
-    counts = {}
+def _photos(name: str, batch: dict) -> str:
+    return f"{name} photos {', '.join(batch['name'])}"
+
+
+def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device) -> dict[str, Tensor]:
+    """Weights of the classes, on `device`, for each task of classes.
+
+    From the pixels of each class in the training photos: 64 of them, evenly spread.
+    """
+    weights = {}
     for data in sets.values():
         for task in data.tasks:
             if task not in model.tasks or model.tasks[task].kind != "classes":
@@ -215,8 +151,8 @@ def _class_counts(sets: dict[str, Any], model: PTSAModel) -> dict[str, Tensor]:
             some = range(0, len(data), max(1, len(data) // 64))
             labels = np.concatenate([data[i].labels[task].ravel() for i in some])
             pixels = np.bincount(labels[labels != IGNORE], minlength=model.tasks[task].channels)
-            counts[task] = torch.from_numpy(pixels)
-    return counts
+            weights[task] = class_weights(torch.from_numpy(pixels)).to(device)
+    return weights
 
 
 def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
@@ -239,13 +175,22 @@ def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
     return groups
 
 
-def _provenance(config: FitConfig, sets: dict[str, Any]) -> dict:
-    return {
-        "train": config.train,
-        "steps": config.steps,
-        "batches": config.batches,
-        "scale": config.scale,
-        "seed": config.seed,
-        "data": {name: {"split": "train", "photos": len(data)} for name, data in sets.items()},
-        "start": {"file": config.start.name, "sha256": sha256(config.start)} if config.start else None,
+def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
+    """All that the weights depend on, as JSON: compared when a run goes on, and written into its checkpoint."""
+    unused = ("backbone_rate", "drop_path") if config.train == "adapters" else ()
+    settings = {name: value for name, value in asdict(config).items() if name not in (*MAY_CHANGE, *unused)}
+    return settings | {
+        "tree": str(model.config.tree),
+        "ranks": list(model.config.ranks),
+        "adapter_scale": model.config.scale,
+        "loss_weights": {task: LOSS_WEIGHTS[task] for task in model.tasks},
+        "batches": {name: config.batches[name] for name in sets},
+        "start": sha256(config.start) if config.start else None,
+        "data": {name: _described(data) for name, data in sets.items()},
+        "device": fabric.device.type,
     }
+
+
+def _described(data: Any) -> dict[str, Any]:
+    names = "\n".join(data.photo_path(index).name for index in range(len(data)))
+    return {"split": "train", "photos": len(data), "names_sha256": hashlib.sha256(os.fsencode(names)).hexdigest()}

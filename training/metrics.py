@@ -1,25 +1,29 @@
 """Figures of quality, counted over a whole split, never averaged over batches. One class a task kind.
 
-`update(map, label)` takes one photo at the label's size, NumPy, in the units of the artifact's maps;
-`compute()` gives figures by name. Protocols: mIoU from one confusion matrix; RMSE over all labelled pixels of the
-split; mean angle over all labelled pixels (atan2 form, exact near 0); saliency IoU at 0.5 a photo, averaged; max-F
-with beta² = 0.3 over 255 thresholds of the mean precision and recall (Achanta et al., CVPR 2009).
+`update(map, label)` takes one photo at the label's size, NumPy, in the units of the artifact's maps; pixels without a
+label, and so photos without one, do not count. `compute()` gives figures by name, None where nothing had a label.
+Protocols: mIoU from one confusion matrix; RMSE over all labelled pixels of the split; mean angle over all labelled
+pixels (atan2 form, exact near 0); saliency IoU at 0.5 a photo, 1 where neither map nor label holds anything, averaged
+over photos; max-F with beta² = 0.3 over 255 thresholds of the mean precision and recall (Achanta et al., CVPR 2009), a
+photo's precision or recall being 1 where it is a share of nothing.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptsa_serve.tasks import Task
-from training.data.labels import IGNORE
+from training.data.labels import labelled
 
-__all__ = ["Metric", "metric_for"]
+__all__ = ["Figures", "Metric", "metric_for"]
+
+Figures = dict[str, float | None]
 
 
 class Metric(Protocol):
     def update(self, predicted: NDArray, label: NDArray) -> None: ...
-    def compute(self) -> dict[str, float]: ...
+    def compute(self) -> Figures: ...
 
 
 def metric_for(task: Task) -> Metric:
@@ -35,17 +39,17 @@ class Confusion:
         self._matrix = np.zeros((self._n, self._n), np.int64)
 
     def update(self, predicted: NDArray, label: NDArray) -> None:
-        valid = label != IGNORE
+        valid = labelled("classes", label)
         pairs = label[valid].astype(np.int64) * self._n + predicted[valid]
         self._matrix += np.bincount(pairs, minlength=self._n**2).reshape(self._n, self._n)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> Figures:
         hit = self._matrix.diagonal()
         union = self._matrix.sum(0) + self._matrix.sum(1) - hit
         present = union > 0
         return {
-            "mIoU_percent": float(100 * (hit[present] / union[present]).mean()),
-            "pixel_accuracy_percent": float(100 * hit.sum() / self._matrix.sum()),
+            "mIoU_percent": _mean((100 * hit[present] / union[present]).sum(), present.sum()),
+            "pixel_accuracy_percent": _mean(100 * hit.sum(), self._matrix.sum()),
         }
 
 
@@ -56,18 +60,19 @@ class DepthError:
         self._square = self._relative = self._near = self._n = 0.0
 
     def update(self, predicted: NDArray, label: NDArray) -> None:
-        valid = label > 0
+        valid = labelled("metres", label)
         p, t = predicted[valid].astype(np.float64), label[valid].astype(np.float64)
         self._square += float(((p - t) ** 2).sum())
         self._relative += float((np.abs(p - t) / t).sum())
         self._near += float((np.maximum(p / t, t / p) < 1.25).sum())
         self._n += len(t)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> Figures:
+        square = _mean(self._square, self._n)
         return {
-            "RMSE_m": (self._square / self._n) ** 0.5,
-            "relative_error": self._relative / self._n,
-            "delta_1.25_percent": 100 * self._near / self._n,
+            "RMSE_m": None if square is None else square**0.5,
+            "relative_error": _mean(self._relative, self._n),
+            "delta_1.25_percent": _mean(100 * self._near, self._n),
         }
 
 
@@ -80,19 +85,19 @@ class Angle:
         self._sum = 0.0
 
     def update(self, predicted: NDArray, label: NDArray) -> None:
-        valid = (label**2).sum(-1) > 0.25
+        valid = labelled("unit_vectors", label)
         p, t = predicted[valid].astype(np.float64), label[valid].astype(np.float64)
         angle = np.degrees(np.arctan2(np.linalg.norm(np.cross(p, t), axis=-1), (p * t).sum(-1)))
         self._sum += float(angle.sum())
         self._histogram += np.bincount((angle * 20).astype(int), minlength=3601)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> Figures:
         total = self._histogram.sum()
         cumulative = self._histogram.cumsum()
         return {
-            "mean_angle_degrees": self._sum / total,
-            "median_angle_degrees": float(np.searchsorted(cumulative, total / 2)) / 20,
-            "within_30_percent": float(100 * cumulative[600] / total),
+            "mean_angle_degrees": _mean(self._sum, total),
+            "median_angle_degrees": float(np.searchsorted(cumulative, total / 2)) / 20 if total else None,
+            "within_30_percent": _mean(100 * cumulative[600], total),
         }
 
 
@@ -105,17 +110,32 @@ class Saliency:
         self._recall = np.zeros(255)
 
     def update(self, predicted: NDArray, label: NDArray) -> None:
-        valid = label != IGNORE
+        valid = labelled("probability", label)
+        if not valid.any():
+            return
         p, t = predicted[valid], label[valid] == 1
         above = p > 0.5
-        self._iou.append(float((above & t).sum() / max(1, (above | t).sum())))
+        self._iou.append(float(_share((above & t).sum(), (above | t).sum())))
         level = np.ceil(p * 255).astype(int).clip(0, 255)  # p > k/255 for exactly the thresholds k < level
         chosen = np.bincount(level, minlength=256)[::-1].cumsum()[::-1][1:]
         right = np.bincount(level[t], minlength=256)[::-1].cumsum()[::-1][1:]
-        self._precision += np.where(chosen > 0, right / np.maximum(chosen, 1), 1.0)
-        self._recall += right / max(1, t.sum())
+        self._precision += _share(right, chosen)
+        self._recall += _share(right, t.sum())
 
-    def compute(self) -> dict[str, float]:
-        precision, recall = self._precision / len(self._iou), self._recall / len(self._iou)
+    def compute(self) -> Figures:
+        photos = len(self._iou)
+        precision, recall = self._precision / max(1, photos), self._recall / max(1, photos)
         f = 1.3 * precision * recall / np.maximum(0.3 * precision + recall, 1e-12)
-        return {"IoU_percent": 100 * float(np.mean(self._iou)), "max_F_percent": 100 * float(f.max())}
+        return {
+            "IoU_percent": _mean(100 * sum(self._iou), photos),
+            "max_F_percent": 100 * float(f.max()) if photos else None,
+        }
+
+
+def _mean(total: Any, count: Any) -> float | None:
+    return float(total / count) if count else None
+
+
+def _share(part: Any, whole: Any) -> Any:
+    """`part / whole`, 1 where the whole is nothing: nothing was there, and nothing was missed."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)

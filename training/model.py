@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ptsa_serve.tasks import TASKS, Task
-from training.adapters import StreamLinear
+from training.adapters import SCALE, StreamLinear
 from training.decoders import Decoder
 from training.streams import StreamedSwin
 from training.swin import MEAN, STD, build_swin, set_size, stage_widths
@@ -18,19 +18,23 @@ __all__ = ["ModelConfig", "PTSAModel"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What it takes to build a model again. `ranks`: of the adapters, a stage; 0 = none."""
+    """What it takes to build a model again. ranks: of the adapters, a stage; 0 = none. scale: of what they add."""
 
     backbone: str
     tree: TaskTree
     ranks: tuple[int, ...] = (0, 0, 0, 0)
     width: int = 96
+    scale: float = SCALE
 
     def to_json(self) -> dict:
         return {**asdict(self), "tree": self.tree.to_json(), "ranks": list(self.ranks)}
 
     @classmethod
     def from_json(cls, data: dict) -> "ModelConfig":
-        return cls(data["backbone"], TaskTree.from_json(data["tree"]), tuple(data["ranks"]), data["width"])
+        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+        # The first checkpoints do not name the scale: there was one.
+        scale = data.get("scale", 4.0)
+        return cls(data["backbone"], TaskTree.from_json(data["tree"]), tuple(data["ranks"]), data["width"], scale)
 
 
 class PTSAModel(nn.Module):
@@ -49,7 +53,7 @@ class PTSAModel(nn.Module):
         swin = build_swin(config.backbone, drop_path=drop_path)
         self.tasks: dict[str, Task] = {name: TASKS[name] for name in config.tree.tasks}
         widths = stage_widths(swin)
-        self.backbone = StreamedSwin(swin, config.tree, config.ranks)
+        self.backbone = StreamedSwin(swin, config.tree, config.ranks, scale=config.scale)
         self.decoders = nn.ModuleDict(
             {name: Decoder(widths, task.channels, width=config.width) for name, task in self.tasks.items()}
         )

@@ -1,37 +1,49 @@
 """Distil small pre-trained teachers into a Swin, on photos without labels: the loop around `training.distillation`."""
 
-import time
+import hashlib
+import math
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
-from torch.utils.tensorboard import SummaryWriter
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import Subset
 
-from training.checkpoint import save_state
+from training.checkpoint import sha256, write_whole
+from training.data.loading import load
 from training.data.photos import PhotoFolder, PhotoStream
 from training.distillation import WEIGHTS, Student, Target, calibrate, hint_loss, match_targets
+from training.errors import DivergedError
+from training.log import curves
+from training.options import MAY_CHANGE, number_faults, refuse
 from training.progress import Progress
+from training.resume import claim, say_how_far, write_state
 from training.schedule import warmup_cosine
-from training.swin import MEAN, STD, build_swin, load_swin
+from training.stepping import Optimisation, Precision, make_fabric, remedy
+from training.swin import MEAN, STD, SWINS, build_swin, load_swin
 from training.teachers import Teacher
 
 __all__ = ["PretrainConfig", "pretrain"]
 
+# In the output folder: the result, and what a killed run continues from.
+RESULT = "backbone.safetensors"
+RESUME = "checkpoint.ckpt"
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What `python -m training pretrain` takes.
+    """What `python -m training pretrain` takes. Raises ConfigError that names every fault at once.
 
     Args:
         photos: folders of photos, searched recursively, each PATH or PATH=WEIGHT (how often it is drawn).
         teachers: stems of teachers: STEM.json and STEM.safetensors.
-        out: folder for backbone.safetensors, the checkpoint and TensorBoard logs.
+        out: folder for backbone.safetensors, the checkpoint and TensorBoard logs. A folder that holds a run is
+            continued; out, workers and save_every may then differ, nothing else.
         backbone: one of swin_nano, swin_tiny, swin_small, swin_base.
         start: weights to start from (safetensors, timm's names); random when left out.
         steps: optimiser steps in all.
@@ -42,7 +54,7 @@ class PretrainConfig:
         weight_decay: of AdamW.
         seed: decides photos, crops and initial weights.
         workers: processes that decode photos.
-        precision: of Fabric: bf16-mixed or 32-true.
+        precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
         compile: torch.compile the backbone; takes minutes to start, and gained nothing measurable on two CPU cores.
         save_every: steps between checkpoints.
     """
@@ -60,15 +72,25 @@ class PretrainConfig:
     weight_decay: float = 0.05
     seed: int = 0
     workers: int = 1
-    precision: str = "bf16-mixed"
+    precision: Precision = "bf16-mixed"
     compile: bool = False
     save_every: int = 100
+
+    def __post_init__(self) -> None:
+        faults = number_faults(vars(self))
+        faults += [f"--{name} names none; name at least one" for name in ("photos", "teachers") if not vars(self)[name]]
+        if self.size % 32:
+            faults.append(f"--size is {self.size}; it must be a multiple of 32")
+        if self.backbone not in SWINS:
+            faults.append(f"--backbone {self.backbone!r} is unknown; known are {', '.join(SWINS)}")
+        refuse(faults)
 
 
 class _Teaching:
     """The teachers side by side, and what of theirs is learnt."""
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        self._device = device
         self._dtype = torch.bfloat16 if "bf16" in config.precision else torch.float32
         self._teachers = [Teacher(stem).to(device).to(self._dtype).eval() for stem in config.teachers]
         probe = torch.zeros(1, 3, config.size, config.size, device=device, dtype=self._dtype)
@@ -79,94 +101,117 @@ class _Teaching:
         outputs = [teacher(images.to(self._dtype)) for teacher in self._teachers]
         return [outputs[target.teacher][target.place] for target in self.targets]
 
+    def scales(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and deviation of each target, by its name."""
+        return {target.name: (target.mean, target.std) for target in self.targets}
+
+    def scale(self, scales: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Set them from `scales`, on the device of the teachers."""
+        for target in self.targets:
+            target.mean, target.std = (values.to(self._device) for values in scales[target.name])
+
 
 def pretrain(config: PretrainConfig) -> Path:
     """Run or resume the distillation; returns the path of the backbone's weights (fp32, timm's names).
 
-    A folder `out` with a checkpoint of the same configuration is resumed at the step it was saved.
-    Raises FileNotFoundError for missing photos or teachers, ValueError for a loss that is not finite.
+    A folder `out` that holds this run is continued at the step it was saved, a finished run is left as it is. Raises
+    TrainingError for settings, photos, teachers, weights or a folder that cannot be used and for losses or gradients
+    that are not finite, OSError for files that cannot be read or written.
     """
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # pyright: ignore[reportArgumentType]
+    fabric = make_fabric(config.precision)
     fabric.seed_everything(config.seed, verbose=False)
-    photos = PhotoStream(
-        [PhotoFolder.parse(text) for text in config.photos],
-        size=config.size,
-        length=config.steps * config.batch,
-        seed=config.seed,
-    )
+    folders = [PhotoFolder.parse(text) for text in config.photos]
+    photos = PhotoStream(folders, size=config.size, length=config.steps * config.batch, seed=config.seed)
     teach = _Teaching(config, fabric.device)
     swin = build_swin(config.backbone, size=(config.size, config.size))
     if config.start is not None:
         load_swin(swin, config.start)
+    settings = _settings(config, folders, teach, fabric)
     student = Student(swin, teach.targets, config.compile)
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    student, optimizer = fabric.setup(student, optimizer)
-    state: dict[str, Any] = {"student": student, "optimizer": optimizer, "step": 0, "scales": {}}
-    checkpoint = config.out / "checkpoint.ckpt"
-    if checkpoint.exists():
-        fabric.load(checkpoint, state)
-        for target in teach.targets:
-            target.mean, target.std = state["scales"][target.name]
+    run = Optimisation(fabric, student, optimizer, max_norm=1.0)
+    result = config.out / RESULT
+    if state := claim(config.out, RESUME, RESULT, settings):
+        run.restore(state)
+        teach.scale(state["scales"])
+        say_how_far(config.out, run.step, config.steps)
     else:
-        few = [teach(images) for images, _ in zip(_batches(config, photos, 0, fabric), range(8), strict=False)]
-        calibrate(teach.targets, few)
-        state["scales"] = {target.name: (target.mean, target.std) for target in teach.targets}
-    _run(config, fabric, photos, teach, state)
-    return config.out / "backbone.safetensors"
+        few = zip(_batches(config, photos, 0, fabric), range(8), strict=False)
+        calibrate(teach.targets, [teach(images) for images, _ in few])
+    if run.step < config.steps:
+        _run(config, run, photos, teach, settings)
+    # Made from the state, again where a kill came between the two.
+    _save_backbone(run, result)
+    return result
 
 
-def _run(config: PretrainConfig, fabric: Fabric, photos: PhotoStream, teach: _Teaching, state: dict[str, Any]) -> None:
-    """From `state["step"]` to the last step, saving on the way."""
-    student, optimizer = state["student"], state["optimizer"]
-    config.out.mkdir(parents=True, exist_ok=True)
-    writer = SummaryWriter(config.out / "logs", purge_step=state["step"])
-    progress = Progress("pretrain", config.steps, start=state["step"])
-    student.train()
-    for step, images in enumerate(_batches(config, photos, state["step"], fabric), state["step"]):
-        for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine(step, config.steps, peak=config.rate, warmup=config.warmup)
-        losses = _step(fabric, student, optimizer, images, teach)
-        if losses["loss"] != losses["loss"]:
-            raise ValueError(
-                f"the loss is not a number at step {step}; lower --rate (now {config.rate:g}) and run again"
-            )
-        state["step"] = step + 1
-        progress.update(step + 1, **losses)
-        for name, value in losses.items():
-            writer.add_scalar(name, value, step)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            save_state(fabric, config.out / "checkpoint.ckpt", state)
-            _save_backbone(student, config.out / "backbone.safetensors", step + 1)
-    progress.close()
-    writer.close()
+def _run(
+    config: PretrainConfig, run: Optimisation, photos: PhotoStream, teach: _Teaching, settings: dict[str, Any]
+) -> None:
+    """From `run.step` to the last step, saving on the way."""
+    with (
+        curves(config.out / "logs", first=run.step) as writer,
+        Progress("pretrain", config.steps, start=run.step) as progress,
+    ):
+        run.model.train()
+        for images in _batches(config, photos, run.step, run.fabric):
+            step = run.step
+            for group in run.optimizer.param_groups:
+                group["lr"] = warmup_cosine(step, config.steps, peak=config.rate, warmup=config.warmup)
+            losses = _backward(run, images, teach)
+            run.advance(f"step {step}")
+            progress.update(run.step, **losses)
+            for name, value in losses.items():
+                writer.add_scalar(name, value, step)
+            if run.step % config.save_every == 0 or run.step == config.steps:
+                write_state(config.out / RESUME, {**run.state(), "scales": teach.scales()}, settings)
+                _save_backbone(run, config.out / RESULT)
 
 
-def _step(fabric: Fabric, student: nn.Module, optimizer: Any, images: Tensor, teach: _Teaching) -> dict[str, float]:
-    """One optimiser step, left out if the loss is not finite; the weighted sum as `loss`, and each target's own."""
+def _backward(run: Optimisation, images: Tensor, teach: _Teaching) -> dict[str, float]:
+    """Gradients of the weighted sum, returned as `loss`, beside each target's own. Raises DivergedError."""
     mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    predicted = student((images - mean) / std)
+    predicted = run.model((images - mean) / std)
     losses = {t.name: hint_loss(t, p, y) for t, p, y in zip(teach.targets, predicted, teach(images), strict=True)}
     loss = torch.stack([WEIGHTS[target.kind] * losses[target.name] for target in teach.targets]).sum()
-    if torch.isfinite(loss):
-        fabric.backward(loss)
-        fabric.clip_gradients(student, optimizer, max_norm=1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
-    return {"loss": float("nan")}
+    if not math.isfinite(loss.item()):
+        raise DivergedError(f"the loss is {loss.item()} at step {run.step}; {remedy()}")
+    run.fabric.backward(loss)
+    return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
 
 
 def _batches(config: PretrainConfig, photos: PhotoStream, first: int, fabric: Fabric) -> Iterator[Tensor]:
     """Batches float32 (N, 3, H, W), 0...255, from step `first` to the last."""
     rest = Subset(photos, range(first * config.batch, len(photos)))
     ahead = 4 if config.workers else None
-    for images in DataLoader(rest, config.batch, num_workers=config.workers, prefetch_factor=ahead):
+    for images in load(rest, batch_size=config.batch, num_workers=config.workers, prefetch_factor=ahead):
         yield images.to(fabric.device, non_blocking=True).to(torch.float32)
 
 
-def _save_backbone(student: Any, path: Path, step: int) -> None:
-    weights = {k: v.detach().float().cpu().contiguous() for k, v in student.module.swin.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(weights, partial, metadata={"made": time.strftime("%Y-%m-%d"), "step": str(step)})
-    partial.replace(path)
+def _save_backbone(run: Optimisation, path: Path) -> None:
+    weights = {k: v.detach().float().cpu().contiguous() for k, v in run.model.module.swin.state_dict().items()}
+    # No date: written again, it is the same file, and a run that started from it still knows it.
+    write_whole(path, save(weights, metadata={"step": str(run.step)}))
+
+
+def _settings(config: PretrainConfig, folders: list[PhotoFolder], teach: _Teaching, fabric: Fabric) -> dict[str, Any]:
+    """All that the weights depend on, as JSON: compared when a run goes on."""
+    settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
+    return settings | {
+        "start": sha256(config.start) if config.start else None,
+        "photos": {str(number): _described(folder) for number, folder in enumerate(folders, 1)},
+        "teachers": {
+            str(number): {suffix: sha256(Path(f"{stem}.{suffix}")) for suffix in ("json", "safetensors")}
+            for number, stem in enumerate(config.teachers, 1)
+        },
+        "targets": {target.name: WEIGHTS[target.kind] for target in teach.targets},
+        "device": fabric.device.type,
+    }
+
+
+def _described(folder: PhotoFolder) -> dict[str, Any]:
+    files = folder.files()
+    names = "\n".join(str(path.relative_to(folder.path)) for path in files)
+    digest = hashlib.sha256(os.fsencode(names)).hexdigest()
+    return {"photos": len(files), "names_sha256": digest, "weight": folder.weight}

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Self
 
 from tqdm import tqdm
 
@@ -41,6 +42,11 @@ class Progress:
                 self._bar.refresh()
                 sys.stderr.write("\n")
 
-    def close(self) -> None:
-        self._bar.update(self._bar.total - self._bar.n)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Show the end; after an error, leave the line where it is so that a message begins on its own."""
+        if kind is None:
+            self._bar.update(self._bar.total - self._bar.n)
         self._bar.close()

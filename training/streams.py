@@ -11,7 +11,7 @@ from typing import Any
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from training.adapters import StreamLinear
+from training.adapters import SCALE, StreamLinear
 from training.swin import stages
 from training.tree import TaskTree
 
@@ -24,7 +24,7 @@ SLOTS = (("attn", "qkv"), ("attn", "proj"), ("mlp", "fc1"), ("mlp", "fc2"))
 class StreamedSwin(nn.Module):
     """timm's Swin with an adapter of `ranks[s]` for each group of stage s in every slot; rank 0 leaves a stage bare."""
 
-    def __init__(self, swin: SwinTransformer, tree: TaskTree, ranks: Sequence[int]) -> None:
+    def __init__(self, swin: SwinTransformer, tree: TaskTree, ranks: Sequence[int], *, scale: float = SCALE) -> None:
         super().__init__()
         layers = stages(swin)
         if len(tree.stages) != len(layers) or len(ranks) != len(layers):
@@ -35,7 +35,7 @@ class StreamedSwin(nn.Module):
         self.tree = tree
         for stage, (layer, rank) in enumerate(zip(layers, ranks, strict=True)):
             if rank:
-                _adapt(layer, streams=len(tree.groups(stage)), rank=rank)
+                _adapt(layer, streams=len(tree.groups(stage)), rank=rank, scale=scale)
         self._adapters = [[m for m in layer.modules() if isinstance(m, StreamLinear)] for layer in layers]
 
     def forward(self, images: Tensor, tasks: Sequence[str]) -> dict[str, list[Tensor]]:
@@ -71,8 +71,8 @@ class StreamedSwin(nn.Module):
         return x.unflatten(0, (len(before), n))[parents].flatten(0, 1)
 
 
-def _adapt(layer: Any, *, streams: int, rank: int) -> None:
+def _adapt(layer: Any, *, streams: int, rank: int, scale: float) -> None:
     for block in layer.blocks:
         for owner, name in SLOTS:
             module = getattr(block, owner)
-            setattr(module, name, StreamLinear(getattr(module, name), streams=streams, rank=rank))
+            setattr(module, name, StreamLinear(getattr(module, name), streams=streams, rank=rank, scale=scale))

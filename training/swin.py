@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
+
+from training.errors import CheckpointError, ConfigError
 
 __all__ = [
     "MEAN",
@@ -39,10 +42,10 @@ SWINS: dict[str, dict] = {
 def build_swin(name: str, *, size: tuple[int, int] = (224, 224), drop_path: float = 0.0) -> SwinTransformer:
     """A Swin of `SWINS` with window 7 and no classifier, randomly initialised, for inputs of size (H, W).
 
-    Windows are never shrunk for small inputs, so that weights fit every size. Raises ValueError for an unknown name.
+    Windows are never shrunk for small inputs, so that weights fit every size. Raises ConfigError for an unknown name.
     """
     if name not in SWINS:
-        raise ValueError(f"backbone {name!r} is unknown; known are {', '.join(SWINS)}")
+        raise ConfigError(f"backbone {name!r} is unknown; known are {', '.join(SWINS)}")
     swin = SwinTransformer(
         img_size=size,
         window_size=WINDOW,
@@ -73,21 +76,29 @@ def set_size(swin: SwinTransformer, size: tuple[int, int]) -> None:
 def load_swin(swin: SwinTransformer, path: Path | str) -> None:
     """Load safetensors with timm's names; position tables of another window are resized.
 
-    Raises FileNotFoundError, or ValueError if a weight is missing or left over.
+    Raises FileNotFoundError, or CheckpointError if a weight is missing, left over or not finite.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of backbone weights")
-    weights = {k: v.float() for k, v in load_file(path).items() if not k.startswith(("head.", "norm."))}
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is no safetensors file, or damaged ({error}); make it again") from None
+    weights = {k: v.float() for k, v in stored.items() if not k.startswith(("head.", "norm."))}
     own = swin.state_dict()
     width = weights.get("patch_embed.proj.weight", torch.empty(0)).shape
     if width == own["patch_embed.proj.weight"].shape:  # else the resizing of tables has nothing to go by
         weights = checkpoint_filter_fn(weights, swin)
+    if "backbone.swin.patch_embed.proj.weight" in weights:
+        raise CheckpointError(f"{path} holds a whole model; name a backbone alone, which `pretrain` wrote")
     odd = [name for name in own.keys() | weights.keys() if name not in own or name not in weights]
     odd = odd or [name for name, tensor in own.items() if tensor.shape != weights[name].shape]
     if odd:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} does not fit this backbone: {sorted(odd)[:3]} differ; made from another one of {', '.join(SWINS)}?"
         )
+    if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{path}: {bad[:3]} hold infinity or NaN; make the file again")
     swin.load_state_dict(weights)
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from training.errors import CheckpointError
 
 __all__ = ["Teacher"]
 
@@ -19,7 +22,8 @@ class Teacher(nn.Module):
     """A frozen network; calling it gives its named feature maps.
 
     Input (N, 3, H, W), RGB 0...255, any float type and any size. Returns place -> (N, C, h, w) for every name in
-    `names`, in the input's type. Raises FileNotFoundError if `stem`.json or `stem`.safetensors is missing.
+    `names`, in the input's type. Raises FileNotFoundError if `stem`.json or `stem`.safetensors is missing,
+    CheckpointError if they are damaged or do not belong together.
     """
 
     def __init__(self, stem: Path | str) -> None:
@@ -30,12 +34,23 @@ class Teacher(nn.Module):
                 raise FileNotFoundError(
                     f"{stem}{suffix}: no such file; a teacher is a pair NAME.json, NAME.safetensors"
                 )
-        graph = json.loads(Path(f"{stem}.json").read_text())
+        try:
+            self._load(json.loads(Path(f"{stem}.json").read_text()), load_file(f"{stem}.safetensors"))
+            # Once through, so that whatever a damaged graph lacks is found now.
+            self(torch.zeros(1, 3, 32, 32))
+        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"teacher {stem}: the .json and .safetensors are damaged or not of one network ({reason}); "
+                "copy both again"
+            ) from None
+
+    def _load(self, graph: dict, weights: dict[str, Tensor]) -> None:
         self.names: dict[str, str] = graph["names"]
         self._input: str = graph["input"]
         last = max(i for i, op in enumerate(graph["ops"]) if op["out"] in self.names.values())
         self._ops = graph["ops"][: last + 1]
-        for name, tensor in load_file(f"{stem}.safetensors").items():
+        for name, tensor in weights.items():
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             self.register_buffer(name.replace(".", "_"), tensor.float())

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from training.errors import ConfigError
+
 __all__ = ["Group", "TaskTree"]
 
 Group = tuple[str, ...]
@@ -17,7 +19,7 @@ class TaskTree:
     """One partition of `tasks` a stage, in canonical order; equal trees are equal objects.
 
     Tasks in a group follow the order of `tasks`; groups of a stage sort by their first task.
-    Raises ValueError, naming stage and tasks, if a stage misses or repeats a task or does not refine the stage before.
+    Raises ConfigError, naming stage and tasks, if a stage misses or repeats a task or does not refine the stage before.
     """
 
     tasks: tuple[str, ...]
@@ -25,20 +27,20 @@ class TaskTree:
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"a tree needs distinct tasks, got {list(self.tasks)}")
+            raise ConfigError(f"a tree needs distinct tasks, got {list(self.tasks)}")
         order = {task: i for i, task in enumerate(self.tasks)}
         canonical = []
         for number, stage in enumerate(self.stages, 1):
             named = [task for group in stage for task in group]
             if sorted(named) != sorted(self.tasks) or not all(stage):
-                raise ValueError(f"stage {number} must name each of {list(self.tasks)} once, got {list(stage)}")
+                raise ConfigError(f"stage {number} must name each of {list(self.tasks)} once, got {list(stage)}")
             groups = [tuple(sorted(group, key=order.__getitem__)) for group in stage]
             canonical.append(tuple(sorted(groups, key=lambda group: order[group[0]])))
         object.__setattr__(self, "stages", tuple(canonical))
         for number in range(1, len(self.stages)):
             for group in self.stages[number]:
                 if not any(set(group) <= set(wider) for wider in self.stages[number - 1]):
-                    raise ValueError(
+                    raise ConfigError(
                         f"stage {number + 1} joins {list(group)}, which stage {number} keeps apart; "
                         "a group may only split from stage to stage"
                     )
@@ -61,6 +63,10 @@ class TaskTree:
             for stage in text.split("/")
         )
         return cls(tuple(task for group in stages[0] for task in group), stages)
+
+    def __str__(self) -> str:
+        """The text that `parse` reads."""
+        return " / ".join(" | ".join(",".join(group) for group in stage) for stage in self.stages)
 
     def groups(self, stage: int) -> tuple[Group, ...]:
         """Groups of a stage, counted from 0."""
@@ -87,7 +93,7 @@ class TaskTree:
 
     @classmethod
     def from_json(cls, data: dict) -> "TaskTree":
-        """Inverse of `to_json`. Raises ValueError for another version."""
+        """Inverse of `to_json`. Raises ConfigError for another version."""
         if data.get("version") != 1:
-            raise ValueError(f"task tree of version {data.get('version')!r}; this program reads version 1")
+            raise ConfigError(f"task tree of version {data.get('version')!r}; this program reads version 1")
         return cls(tuple(data["tasks"]), tuple(tuple(tuple(g) for g in stage) for stage in data["stages"]))

@@ -18,7 +18,7 @@ import numpy as np
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import EngineError
 
-__all__ = ["OnnxRuntimeEngine"]
+__all__ = ["OnnxRuntimeEngine", "session_options"]
 
 _INSTALL = "install it with `pip install 'ptsa-serve[cpu]'`"
 
@@ -39,18 +39,12 @@ class OnnxRuntimeEngine:
         self._input = artifact.manifest.input.name
         self._tasks = tuple(artifact.manifest.task_table())
         self._arrays = artifact.initializers()
-        names = list(self._arrays)
         # Sessions keep the values, not a copy: they and the arrays live as long as the engine.
-        self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._arrays.values()]
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._arrays.items()}
         self._sessions = {}
         for size in self.sizes:
             path = artifact.graph_path(size)
-            options = _options(ort, threads)
-            # The first lets the optimizers read the values without the data file, the second keeps them from
-            # being copied.
-            options.add_external_initializers(names, self._values)
-            for name, value in zip(names, self._values, strict=True):
-                options.add_initializer(name, value)
+            options = session_options(ort, threads, self._values)
             try:
                 session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
             except Exception as error:
@@ -79,8 +73,17 @@ class OnnxRuntimeEngine:
         self._arrays.clear()
 
 
-def _options(ort, threads: int):
+def session_options(ort, threads: int, values: dict):
+    """Options of a session as it is served, for a graph whose large weights are `values` (name -> OrtValue).
+
+    Public for the benchmarks: what they time must be what runs.
+    """
     options = ort.SessionOptions()
+    # The first lets the optimizers read the values without the data file, the second keeps them from being copied.
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    for name, value in values.items():
+        options.add_initializer(name, value)
     options.intra_op_num_threads = threads or _cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from export.annotate import annotate, entry
+from export.errors import ExportError
 
 MEASURED = {
     "question": "How good?",
@@ -23,5 +24,12 @@ def test_figures_reach_the_manifest_and_nothing_else_changes(tiny_artifact: Path
 
 
 def test_another_measurement_is_refused() -> None:
-    with pytest.raises(ValueError, match="benchmarks accuracy --out"):
+    with pytest.raises(ExportError, match="benchmarks accuracy --out"):
         entry({"figures": {}, "conditions": {"threads": 2}})
+
+
+def test_figures_that_there_are_not_are_left_out_and_nan_is_refused() -> None:
+    figures = {"depth_RMSE_m": None, "saliency_IoU_percent": 90.0}
+    assert entry({**MEASURED, "figures": figures})["figures"] == {"saliency_IoU_percent": 90.0}
+    with pytest.raises(ExportError, match="no numbers: depth_RMSE_m; measure them again"):
+        entry({**MEASURED, "figures": {"depth_RMSE_m": float("nan")}})

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from export.__main__ import main, parse_sizes
+from export.errors import ExportError
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +22,7 @@ def test_sizes_are_heights_by_widths() -> None:
 
 @pytest.mark.parametrize("text", ["", "384", "384x", "384x500", "0x32", "32x32,32x32", "32x32;64x64"])
 def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="sizes are"):
+    with pytest.raises(ExportError, match="sizes are"):
         parse_sizes(text)
 
 
@@ -47,13 +49,92 @@ def test_unpacking_what_is_no_artifact_is_one_clear_line(tmp_path: Path) -> None
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, photo: Path, tmp_path: Path) -> None:
+def _no_graphs(*_: object) -> None:
+    pytest.fail("it begins with the graphs, which take minutes")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--name", "my model"), "name is 'my model': String should match pattern"),
+        (("--name", ""), "name is '': String should match"),
+        (("--version", "1/2"), "version is '1/2': String should match"),
+        (("--licence", "\udcff"), r"it is no text; write --licence in UTF-8"),
+        (("--sizes", "64x60"), "every side a multiple of 32"),
+    ],
+)
+def test_what_no_manifest_may_hold_is_found_before_the_graphs(
+    checkpoint: Path,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr("export.compile.build_graph", _no_graphs)
+    done = run("compile", checkpoint, tmp_path / "out", "--sample", photo, "--photos", photo, *options)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not JSON"),
+        ("depth: 1", "is not JSON"),
+        ('{"figures": {}}', "holds no list"),
+        ("[1]", 'record 1 needs "figures": {name: number, ...}, found 1'),
+        ('[{"figures": {"a": 1}}, {"data": "nyu"}]', "record 2 needs"),
+        ('[{"figures": {"a": "good"}}]', "record 1 needs"),
+        ('[{"figures": {"a": NaN}}]', "NaN is no number of JSON"),
+        ('[{"figures": {"a": 1e999}}]', "record 1 needs"),
+    ],
+)
+def test_figures_that_are_none_are_found_before_the_graphs(
+    checkpoint: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr("export.compile.build_graph", _no_graphs)
+    metrics = tmp_path / "metrics.json"
+    metrics.write_text(text)
+    done = run("compile", checkpoint, tmp_path / "out", "--sample", photo, "--photos", photo, "--metrics", metrics)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+    assert message in done.stderr
+
+
+def test_files_that_cannot_be_used_are_found_before_the_graphs(
+    checkpoint: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.compile.build_graph", _no_graphs)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(photo.read_bytes()[:700])
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "manifest.json").touch()
+    inside = Path(shutil.copy(checkpoint, artifact))
+    for source, out, sample, photos, message in (
+        (checkpoint, tmp_path / "out", cut, photo, f"{cut}: the JPEG file is truncated"),
+        (checkpoint, tmp_path / "out", photo, cut, f"{cut}: the JPEG file is truncated"),
+        (checkpoint, cut / "out", photo, photo, f"{cut / 'out'} cannot be written: {cut}: Not a directory"),
+        (inside, artifact, photo, photo, f"{inside} lies in {artifact}, which would be replaced"),
+    ):
+        done = run("compile", source, out, "--sample", sample, "--photos", photos)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+        assert message in done.stderr
+    assert inside.exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [KeyError, ValueError])
+def test_a_fault_of_ours_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, photo: Path, tmp_path: Path, error: type[Exception]
+) -> None:
     def broken(*_: object, **__: object) -> None:
-        raise KeyError("not the user's")
+        raise error("not the user's")
 
     monkeypatch.setattr("export.__main__.compile_artifact", broken)
     done = run("compile", photo, tmp_path / "out", "--sample", photo, "--photos", photo)
-    assert isinstance(done.exception, KeyError)
+    assert isinstance(done.exception, error)
 
 
 def test_it_runs_as_a_module() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import export.compile
 from export.compile import CompileConfig, compile_artifact
-from export.errors import ParityError
+from export.errors import ExportError, ParityError
 from export.graphs import Graph
 from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
@@ -135,7 +135,7 @@ def test_a_damaged_graph_is_refused_and_nothing_changes(
 def test_a_folder_of_something_else_is_not_replaced(config: CompileConfig) -> None:
     config.out.mkdir(parents=True)
     (config.out / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="is no artifact"):
+    with pytest.raises(ExportError, match="is no artifact"):
         compile_artifact(config)
     assert (config.out / "thesis.tex").read_text() == "years of work"
 

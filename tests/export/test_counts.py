@@ -1,7 +1,10 @@
 from collections.abc import Callable
+from pathlib import Path
 
 from export import counts
 from export.fold import fold
+from export.manifest import describe
+from training.checkpoint import save_checkpoint
 from training.model import PTSAModel
 from training.tree import TaskTree
 
@@ -18,6 +21,15 @@ def test_frozen_trainable_and_deployed_add_up(random_model: Callable[..., PTSAMo
 def test_trainable_is_what_freezing_leaves(model: PTSAModel) -> None:
     model.freeze_backbone()
     assert counts.trainable(model) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_all_of_a_model_without_adapters_was_trained(random_model: Callable[..., PTSAModel], tmp_path: Path) -> None:
+    """It is what `fit --train all` made: the manifest must not say that its backbone was left alone."""
+    model = random_model(TaskTree.shared(("depth",)), (0, 0, 0, 0))
+    save_checkpoint(model, tmp_path / "model.safetensors", info={})
+    manifest = describe(tmp_path / "model.safetensors", model, [(64, 96)], name="tuned", version="1")
+    assert manifest.counts.frozen == 0
+    assert manifest.counts.trainable == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_multiply_adds_follow_the_branches(random_model: Callable[..., PTSAModel], model: PTSAModel) -> None:

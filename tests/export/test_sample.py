@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.errors import ExportError
 from export.sample import coarse, round_mantissa, sample_photo
 from ptsa_serve.tasks import Kind
 
@@ -41,5 +42,5 @@ def test_coarse_classes_are_exact() -> None:
 
 def test_a_sample_that_is_no_jpeg_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
-    with pytest.raises(ValueError, match="PNG; the sample photo must be a JPEG"):
+    with pytest.raises(ExportError, match="PNG; the sample photo must be a JPEG"):
         sample_photo(tmp_path / "photo.png")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from training.fit import FitConfig
 from training.model import ModelConfig, PTSAModel
 from training.swin import SWINS
 from training.tree import TaskTree
@@ -92,3 +93,23 @@ def kill_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[],
                 run()
 
     return interrupt
+
+
+@pytest.fixture
+def fit_config(data: dict[str, Path], tmp_path: Path) -> FitConfig:
+    """Six steps of training on `data`, in milliseconds each."""
+    return FitConfig(
+        data=data,
+        out=tmp_path / "run",
+        train="all",
+        backbone="swin_test",
+        ranks=[2, 2, 2, 2],
+        width=8,
+        batches={"nyu": 2, "ccp": 2},
+        steps=6,
+        warmup=1,
+        scale=1 / 6,
+        workers=0,
+        precision="32-true",
+        save_every=2,
+    )

@@ -35,6 +35,53 @@ def test_the_label_itself_scores_best(task: str) -> None:
             assert figures[name] == pytest.approx(best, abs=1e-6)
 
 
+NOTHING = {
+    "segmentation": np.full((12, 16), 255, np.uint8),
+    "depth": np.zeros((12, 16), np.float32),
+    "normals": np.zeros((12, 16, 3), np.float32),
+    "saliency": np.full((12, 16), 255, np.uint8),
+}
+
+
+@pytest.mark.parametrize("task", MAPS)
+def test_a_photo_without_label_does_not_change_the_figures(task: str) -> None:
+    alone, together = metric_for(TASKS[task]), metric_for(TASKS[task])
+    for _ in range(2):
+        predicted, label = MAPS[task](), MAPS[task]()
+        alone.update(predicted, label)
+        together.update(predicted, label)
+        together.update(MAPS[task](), NOTHING[task])
+    assert together.compute() == alone.compute()
+
+
+@pytest.mark.parametrize("task", MAPS)
+def test_without_any_label_there_is_no_figure(task: str) -> None:
+    metric = metric_for(TASKS[task])
+    assert set(metric.compute().values()) == {None}
+    metric.update(MAPS[task](), NOTHING[task])
+    assert set(metric.compute().values()) == {None}
+
+
+def test_finding_nothing_where_nothing_is_salient_is_right() -> None:
+    empty, full = np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)
+    metric = metric_for(TASKS["saliency"])
+    metric.update(empty.astype(float), empty)
+    assert metric.compute() == {"IoU_percent": 100, "max_F_percent": 100}
+    metric.update(full.astype(float), full)
+    assert metric.compute() == {"IoU_percent": 100, "max_F_percent": 100}
+    metric.update(full.astype(float), empty)
+    assert metric.compute()["IoU_percent"] == pytest.approx(100 * 2 / 3)
+    metric.update(empty.astype(float), full)
+    assert metric.compute()["IoU_percent"] == pytest.approx(50)
+
+
+def test_half_a_label_counts_for_its_half() -> None:
+    label = np.array([[1, 1, 255, 255]], np.uint8)
+    metric = metric_for(TASKS["saliency"])
+    metric.update(np.array([[0.9, 0.1, 0.9, 0.9]]), label)
+    assert metric.compute()["IoU_percent"] == 50
+
+
 def test_miou_is_counted_over_the_split_not_averaged_over_photos() -> None:
     metric = metric_for(TASKS["segmentation"])
     metric.update(np.array([[0, 0, 0, 1]]), np.array([[0, 0, 0, 0]]))

@@ -10,15 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.labels import IGNORE, LabelledPhoto
+from ptsa_serve.tasks import TASKS
+from training.data.labels import NOTHING, LabelledPhoto
 
 __all__ = ["rays", "turn"]
 
 # Focal length over the longer side: of NYU Depth v2's camera, 259.6 of 320 pixels. Other sets have no geometric labels.
 FOCAL = 0.81
-
-# What stands where the old camera saw nothing: no label.
-_NOTHING = {"segmentation": IGNORE, "saliency": IGNORE, "depth": 0, "normals": 0}
 
 
 def turn(sample: LabelledPhoto, *, pan: float, tilt: float, roll: float, zoom: float) -> LabelledPhoto:
@@ -41,7 +39,7 @@ def turn(sample: LabelledPhoto, *, pan: float, tilt: float, roll: float, zoom: f
     size = (width, height)
     image = cv2.warpPerspective(sample.image, homography, size, borderMode=cv2.BORDER_REFLECT_101)
     for task, label in labels.items():
-        fill = (_NOTHING[task],) * 3
+        fill = (NOTHING[TASKS[task].kind],) * 3
         labels[task] = cv2.warpPerspective(label, homography, size, flags=cv2.INTER_NEAREST, borderValue=fill)
     return replace(sample, image=image, labels=labels)
 

@@ -1,41 +1,53 @@
 """Clothing Co-Parsing (Yang, Luo, Lin, CVPR 2014): saliency of the one person in each street photo.
 
-Layout: `{train,val}/NNNN.{jpg,png}`; a label other than 0 is the person. One clear object a photo: an easy set.
+Layout: `{train,val}/NNNN.{jpg,png}`; a label other than 0 is the person. One clear object a photo: an easy set. The
+label maps of single photos may be missing.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from torch.utils.data import Dataset
+import numpy as np
+from numpy.typing import NDArray
 
-from training.data.labels import LabelledPhoto, check_size, read_image
+from training.data.files import read_classes
+from training.data.labels import IGNORE
+from training.data.photoset import PhotoSet, files_by_name
+from training.errors import DataError
 
 __all__ = ["CCP"]
 
+_LABELS = 59  # labels.txt of the data set: 0 = background, 1 to 58 = hair, skin, clothes
 
-class CCP(Dataset[LabelledPhoto]):
-    """`CCP(root, split)[i]`: a photo about 320 wide and 480 high with its saliency. Raises FileNotFoundError."""
 
-    tasks: Sequence[str] = ("saliency",)
+class CCP(PhotoSet):
+    """`CCP(root, split)[i]`: a photo about 320 wide and 480 high with its saliency.
+
+    Raises FileNotFoundError without photos or labels, DataError for label files that belong to no photo.
+    """
+
+    name = "ccp"
+    tasks = ("saliency",)
     size = (512, 384)
 
     def __init__(self, root: Path, split: str) -> None:
-        self._folder = Path(root) / split
-        self._names = sorted(p.stem for p in self._folder.glob("*.jpg"))
-        if not self._names:
-            raise FileNotFoundError(f"{self._folder}: no photos; expected {split}/NNNN.jpg and NNNN.png")
+        folder = Path(root) / split
+        photos = files_by_name(folder, (".jpg", ".jpeg")) if folder.is_dir() else {}
+        if not photos:
+            raise FileNotFoundError(f"{folder}: no photos; expected {split}/NNNN.jpg and NNNN.png")
+        labels = files_by_name(folder, (".png",))
+        if not labels:
+            raise FileNotFoundError(f"{folder}: photos without any labels; expected {split}/NNNN.jpg and NNNN.png")
+        for name, path in labels.items():
+            if name not in photos:
+                raise DataError(f"{path}: there is no photo {name}.jpg beside it; copy it too, or remove its label")
+        super().__init__(photos, {"saliency": labels})
 
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def photo_path(self, index: int) -> Path:
-        """The photo's file."""
-        return self._folder / f"{self._names[index]}.jpg"
-
-    def __getitem__(self, index: int) -> LabelledPhoto:
-        name = self._names[index]
-        image = read_image(self.photo_path(index), "RGB")
-        path = self._folder / f"{name}.png"
-        stored = read_image(path)
-        check_size(path, stored, image)
-        return LabelledPhoto(name, image, {"saliency": (stored != 0).astype("uint8")})
+    def read(self, task: str, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See `PhotoSet.read`: 1 = the person. Raises DataError for a mask of 0 and 255, too."""
+        label = read_classes(path, size, _LABELS)
+        if label.max() == IGNORE and set(np.unique(label)) == {0, IGNORE}:
+            raise DataError(
+                f"{path}: found 0 and {IGNORE} alone, as in a mask; allowed are 0 (background), 1 to {_LABELS - 1} "
+                f"(the person) and {IGNORE} (no label); write 1 for {IGNORE}"
+            )
+        return np.where(label == IGNORE, IGNORE, label != 0).astype(np.uint8)

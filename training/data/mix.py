@@ -1,13 +1,16 @@
 """Several data sets at once: each optimiser step takes one batch of each, and depends on its number alone."""
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from training.data.labels import LabelledPhoto
+from training.data.loading import load
+from training.data.photoset import PhotoSet
 from training.data.transforms import Augmentation, to_tensors
 
 __all__ = ["Mix", "Source"]
@@ -16,19 +19,23 @@ Batch = dict[str, Any]  # name: list[str]; image and labels: tensors
 
 
 class Source(Dataset[dict[str, Any]]):
-    """Training samples of one data set, endless: sample i depends on (seed, i) alone; each epoch is a new order."""
+    """Training samples of one data set, endless; each epoch is a new order.
 
-    def __init__(self, data, *, size: tuple[int, int], augment: Augmentation, seed: int) -> None:
+    Sample i depends on (seed, name of the data set, i) alone: every set draws numbers of its own.
+    """
+
+    def __init__(self, data: PhotoSet, *, size: tuple[int, int], augment: Augmentation, seed: int) -> None:
         self.data = data
         self._size = size
         self._label_size = (size[0] // 2, size[1] // 2)
         self._augment = augment
-        self._seed = seed
+        self._key = (seed, zlib.crc32(data.name.encode()))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, place = divmod(index, len(self.data))
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(self.data))
-        rng = np.random.default_rng((self._seed, epoch, place))
+        # NumPy fills short seeds up with zeros: 0 is the order's number, so that no sample draws the same.
+        order = np.random.default_rng((*self._key, epoch, 0)).permutation(len(self.data))
+        rng = np.random.default_rng((*self._key, epoch, place + 1))
         sample: LabelledPhoto = self.data[int(order[place])]
         return to_tensors(self._augment(sample, rng), self._size, self._label_size)
 
@@ -41,11 +48,12 @@ class Mix:
         self._workers = workers
 
     def steps(self, first: int, last: int) -> Iterator[dict[str, Batch]]:
+        """One {name: batch} a step. Raises what reading a photo or a label raises."""
         loaders = []
         for source, batch in self._sources.values():
             indices = [list(range(step * batch, (step + 1) * batch)) for step in range(first, last)]
             loaders.append(
-                DataLoader(
+                load(
                     source,
                     batch_sampler=indices,
                     num_workers=self._workers,

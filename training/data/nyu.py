@@ -1,59 +1,67 @@
 """NYU Depth v2, labelled set (Silberman et al., ECCV 2012): segmentation, depth and normals of indoor photos.
 
-Layout: `{train,val}/{image,depth,normals,segmentation}/NNNN.{jpg,png,jpg,png}`, see the README of the data.
+Layout: `{train,val}/{image,depth,normals,segmentation}/NNNN.{jpg,png,jpg,png}`, see the README of the data. Any of the
+three folders of labels, and labels of single photos, may be missing.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 
-from training.data.labels import LabelledPhoto, check_size, read_image
+from ptsa_serve.tasks import TASKS
+from training.data.files import PHOTO_SUFFIXES, read_classes, read_metres, read_unit_vectors
+from training.data.photoset import PhotoSet, files_by_name
+from training.errors import DataError
 
 __all__ = ["NYU"]
 
-# A stored normal shorter than this is "no label": 8 bits cannot hold (0, 0, 0) exactly.
-_SHORTEST = 0.5
+_SUFFIXES = {"segmentation": (".png",), "depth": (".png",), "normals": (".jpg", ".jpeg", ".png")}
 
 
-class NYU(Dataset[LabelledPhoto]):
-    """`NYU(root, split)[i]`: a photo of 320 x 240 with labels of three tasks. Raises FileNotFoundError without data."""
+class NYU(PhotoSet):
+    """`NYU(root, split)[i]`: a photo of 320 x 240 with labels of up to three tasks.
 
-    tasks: Sequence[str] = ("segmentation", "depth", "normals")
+    Raises FileNotFoundError without photos or labels, DataError for label files that belong to no photo.
+    """
+
+    name = "nyu"
+    tasks = ("segmentation", "depth", "normals")
     size = (384, 512)  # of the model's sizes, the one nearest to these photos' aspect ratio
 
     def __init__(self, root: Path, split: str) -> None:
-        self._folder = Path(root) / split
-        self._names = sorted(p.stem for p in (self._folder / "image").glob("*.jpg"))
-        if not self._names:
-            raise FileNotFoundError(
-                f"{self._folder / 'image'}: no photos; expected {split}/{{image,depth,normals,segmentation}}/NNNN"
-            )
+        folder = Path(root) / split
+        layout = f"expected {split}/{{image,depth,normals,segmentation}}/NNNN"
+        photos = files_by_name(folder / "image") if (folder / "image").is_dir() else {}
+        if not photos:
+            raise FileNotFoundError(f"{folder / 'image'}: no photos; {layout}")
+        labels = {task: _labels(folder / task, task, photos) for task in NYU.tasks if (folder / task).exists()}
+        if not labels:
+            raise FileNotFoundError(f"{folder}: photos without any labels; {layout}")
+        super().__init__(photos, labels)
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def read(self, task: str, path: Path, size: tuple[int, int]) -> NDArray:
+        """See `PhotoSet.read`."""
+        match TASKS[task].kind:
+            case "metres":
+                return read_metres(path, size)
+            case "unit_vectors":
+                return read_unit_vectors(path, size)
+            case _:
+                return read_classes(path, size, len(TASKS[task].classes))
 
-    def photo_path(self, index: int) -> Path:
-        """The photo's file."""
-        return self._folder / "image" / f"{self._names[index]}.jpg"
 
-    def __getitem__(self, index: int) -> LabelledPhoto:
-        name = self._names[index]
-        image = read_image(self.photo_path(index), "RGB")
-        paths = {
-            "segmentation": self._folder / "segmentation" / f"{name}.png",
-            "depth": self._folder / "depth" / f"{name}.png",
-            "normals": self._folder / "normals" / f"{name}.jpg",
-        }
-        stored = {task: read_image(path) for task, path in paths.items()}
-        for task, path in paths.items():
-            check_size(path, stored[task], image)
-        normals = stored["normals"].astype(np.float32) / 127.5 - 1
-        length = np.linalg.norm(normals, axis=-1, keepdims=True)
-        labels = {
-            "segmentation": stored["segmentation"],
-            "depth": stored["depth"].astype(np.float32) / 1000,
-            "normals": np.where(length > _SHORTEST, normals / np.maximum(length, _SHORTEST), 0).astype(np.float32),
-        }
-        return LabelledPhoto(name, image, labels)
+def _labels(folder: Path, task: str, photos: dict[str, Path]) -> dict[str, Path]:
+    """The label files of a task, each of a photo. Raises DataError for others."""
+    allowed = _SUFFIXES[task]
+    found = files_by_name(folder, (*PHOTO_SUFFIXES, ".npy", ".npz", ".mat", ".exr"))
+    for name, path in found.items():
+        if path.suffix.lower() not in allowed:
+            raise DataError(f"{path}: labels of {task} are {' or '.join(allowed)} files; convert it or remove it")
+        if name not in photos:
+            raise DataError(f"{path}: there is no photo {name} in image/; copy it too, or remove its label")
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: no labels; put {task} files ({' or '.join(allowed)}) there that are named as their photos, "
+            f"or remove the folder to train without {task}"
+        )
+    return found

@@ -1,18 +1,22 @@
 """Photos without labels, from any folders, as an endless stream for pre-training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from training.data.files import PHOTO_SUFFIXES, read_photo
+from training.errors import DataError
+
 __all__ = ["PhotoFolder", "PhotoStream"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+# Photos are decoded at no more than they need: a crop of a fifth of these sides squared is about 224 pixels wide.
+_AT_LEAST = (512, 512)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class PhotoFolder:
 
     @classmethod
     def parse(cls, text: str) -> "PhotoFolder":
-        """Read `PATH` or `PATH=WEIGHT`. Raises ValueError for a weight that is not a positive number."""
+        """Read `PATH` or `PATH=WEIGHT`. Raises DataError for a weight that is not a positive number."""
         path, equals, weight = text.rpartition("=")
         if not equals:
             return cls(Path(text))
@@ -32,22 +36,25 @@ class PhotoFolder:
             value = float(weight)
         except ValueError:
             value = -1.0
-        if value <= 0:
-            raise ValueError(f"{text!r}: the weight after '=' must be a positive number, e.g. photos/nyu=0.25")
+        if not 0 < value < math.inf:
+            raise DataError(f"{text!r}: the weight after '=' must be a positive number, e.g. photos/nyu=0.25")
         return cls(Path(path), value)
 
     def files(self) -> list[Path]:
         """All photos below, sorted. Raises FileNotFoundError if there is no such folder or no photo in it."""
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder of photos")
-        files = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        files = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
         if not files:
-            raise FileNotFoundError(f"{self.path}: no photo below ({', '.join(sorted(_SUFFIXES))} are read)")
+            raise FileNotFoundError(f"{self.path}: no photo below ({', '.join(PHOTO_SUFFIXES)} are read)")
         return files
 
 
 class PhotoStream(Dataset[Tensor]):
-    """Sample i, uint8 (3, size, size) RGB, is a pure function of (seed, i): resuming is starting at another i."""
+    """Sample i, uint8 (3, size, size) RGB, is a pure function of (seed, i): resuming is starting at another i.
+
+    Raises OSError or DataError for a file that is no photo, with its path.
+    """
 
     def __init__(self, folders: Sequence[PhotoFolder], *, size: int, length: int, seed: int = 0) -> None:
         self._files = [folder.files() for folder in folders]
@@ -57,7 +64,6 @@ class PhotoStream(Dataset[Tensor]):
         self._seed = seed
         self._augment = v2.Compose(
             [
-                v2.PILToTensor(),
                 v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
                 v2.RandomHorizontalFlip(),
                 v2.ColorJitter(0.2, 0.2, 0.2, 0.02),
@@ -76,9 +82,5 @@ class PhotoStream(Dataset[Tensor]):
             torch.manual_seed(self._seed * 1_000_003 + index)
             files = self._files[int(torch.multinomial(self._weights, 1))]
             path = files[int(torch.randint(len(files), ()))]
-            try:
-                with Image.open(path) as image:
-                    image.draft("RGB", (512, 512))
-                    return self._augment(image.convert("RGB"))
-            except OSError as error:
-                raise OSError(f"{path}: not a readable photo ({error}); remove it or leave its folder out") from error
+            pixels = torch.tensor(read_photo(path, at_least=_AT_LEAST))  # a copy: Pillow's pixels are read-only
+            return self._augment(pixels.permute(2, 0, 1))

@@ -1,0 +1,32 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from export.fold import fold
+from export.weights import compact
+from ptsa_serve.artifact import _fold
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.model import PTSAModel
+
+
+def test_weights_too_large_for_fp16_come_through_to_the_engine(model: PTSAModel, tmp_path: Path) -> None:
+    """From the trained model through checkpoint and artifact: a layer with adapters, and one without."""
+    large = {
+        "backbone.swin.layers.3.blocks.0.mlp.fc1.frozen.weight": "stages.3.branches.0.0.mlp.fc1.weight",
+        "backbone.swin.layers.1.downsample.reduction.weight": "stages.1.downsample.reduction.weight",
+    }
+    with torch.no_grad():
+        for name in large:
+            model.get_parameter(name)[0, 0] = 70_000.0
+    save_checkpoint(model, tmp_path / "model.safetensors", info={})
+    folded = fold(load_checkpoint(tmp_path / "model.safetensors"), (64, 96))
+    (tmp_path / "weights.safetensors").write_bytes(compact(folded, large.values()))
+    with safe_open(tmp_path / "weights.safetensors", "numpy") as weights:
+        recipes = json.loads(weights.metadata()["initializers"])
+        for name in large.values():
+            found = _fold(weights, recipes[name])
+            np.testing.assert_allclose(found, folded.network.get_parameter(name).numpy(), rtol=1e-6)
+            assert abs(found[0, 0] - 70_000) < 1

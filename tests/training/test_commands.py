@@ -1,0 +1,115 @@
+"""The commands as a user types them: a mistake is one line, a fault of ours keeps its traceback."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import training.__main__
+from training.__main__ import main
+from training.fit import FitConfig
+
+ROOT = Path(__file__).parents[2]
+SMALL = "--backbone swin_test --width 8 --scale 0.17 --precision 32-true --warmup 1 --steps 2 --train all"
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`refused(command)`: the line that it ends with."""
+
+    def run(command: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["training", *shlex.split(command)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        if isinstance(caught.value.code, str):
+            line = caught.value.code
+        else:  # jsonargparse has printed its own
+            assert caught.value.code == 2
+            error = capsys.readouterr().err
+            assert len(error.splitlines()) <= 4
+            line = " ".join(error[error.index("error: ") :].split())
+        assert line.startswith("error: ")
+        assert len(line.splitlines()) == 1
+        return line
+
+    return run
+
+
+def test_wrong_options_are_one_line_and_make_no_folder(refused, data: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02abc")
+    sets = f"--data '{{nyu: {data['nyu']}, ccp: {data['ccp']}}}' --batches '{{nyu: 2, ccp: 2}}'"
+    out = f"--out {tmp_path / 'run'}"
+    for command, message in (
+        (f"fit --data '{{}}' {SMALL} {out}", "--data names no data set"),
+        (f"fit {sets} {SMALL} {out} --train adapters", "--train adapters without --start"),
+        (f"fit {sets} {SMALL} {out} --steps 0", "--steps is 0; it must be from 1"),
+        (f"fit {sets} {SMALL} {out} --steps many", "\"steps\": Expected a <class 'int'>. Got value: many"),
+        (f"fit {sets} {SMALL} {out} --train nothing", "Got value: nothing"),
+        (f"fit {sets} {SMALL} {out} --precision fp8", "'32-true', 'bf16-mixed', '16-mixed'"),
+        (f"fit {sets} {SMALL} {out} --start {tmp_path / 'x.pth'}", "x.pth is no ptsa checkpoint or weights"),
+        (f"fit {sets} {SMALL} {out} --start {tmp_path / 'none'}", "none: no such file of weights"),
+        (f"fit {sets} {SMALL} --out {tmp_path / 'x.pth'}", "x.pth cannot be written to (it is a file)"),
+        (f"fit {SMALL} {out}", "fit.data"),
+        (f"fit {sets} {SMALL} {out} --stepz 3", "--stepz"),
+        (f"pretrain --photos '[{tmp_path / 'none'}]' --teachers '[t]' {out}", "no such folder of photos"),
+        (f"pretrain --photos '[]' --teachers '[]' {out}", "--photos names none"),
+        (f"evaluate --checkpoint {tmp_path / 'x.pth'} --data '{{nyu: {data['nyu']}}}'", "x.pth is no ptsa checkpoint"),
+        ("nonsense", "invalid choice: 'nonsense'"),
+    ):
+        assert message in refused(command), command
+        assert not (tmp_path / "run").exists(), command
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_label_is_one_line_also_from_a_process_that_reads(
+    refused, data: dict[str, Path], tmp_path: Path, workers: int
+) -> None:
+    nyu = shutil.copytree(data["nyu"], tmp_path / "nyu")
+    for path in (nyu / "train/depth").iterdir():
+        path.write_bytes(path.read_bytes()[:70])
+    line = refused(
+        f"fit --data '{{nyu: {nyu}, ccp: {data['ccp']}}}' --batches '{{nyu: 2, ccp: 2}}' {SMALL} --workers {workers} "
+        f"--out {tmp_path / 'run'}"
+    )
+    assert f"{nyu}/train/depth/000" in line
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(_: object) -> None:
+        raise ValueError("not the user's")
+
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, broken, ""))
+    tree = "depth/depth/depth/depth"
+    command = ["training", "fit", "--data", "{nyu: x}", "--out", str(tmp_path), "--tree", tree, "--train", "all"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(ValueError, match="not the user's"):
+        main()
+
+
+def test_control_c_is_one_line_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, interrupted, ""))
+    tree = "depth/depth/depth/depth"
+    command = ["training", "fit", "--data", "{nyu: x}", "--out", str(tmp_path), "--tree", tree, "--train", "all"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from where it last saved\n"
+
+
+def test_the_real_command_ends_with_1_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "fit", "--data", "{}", "--steps", "0", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: --steps is 0; it must be from 1 to 1000000000; --data names no data set")
+    assert list(tmp_path.iterdir()) == []

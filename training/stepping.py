@@ -1,0 +1,79 @@
+"""One optimiser step: on which device, in which precision, and what happens when gradients are not finite."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from training.errors import ConfigError, DivergedError
+
+__all__ = ["Optimisation", "Precision", "make_fabric", "remedy"]
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+# The scale of fp16 gradients starts at 2^16 and halves with every overflow: after so many it is far below 1.
+PATIENCE = 25
+
+
+def make_fabric(precision: Precision) -> Fabric:
+    """Lightning's Fabric on the GPU if there is one. Raises ConfigError for a precision that the device lacks."""
+    if precision == "16-mixed" and Fabric(accelerator="auto", devices=1).device.type == "cpu":
+        raise ConfigError("--precision 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
+    return Fabric(accelerator="auto", devices=1, precision=precision)
+
+
+class Optimisation:
+    """A model, its optimiser and how far they have come: all that a run resumes from."""
+
+    def __init__(self, fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, *, max_norm: float) -> None:
+        self.fabric = fabric
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.step = 0
+        self._max_norm = max_norm
+        self._overflows = 0
+
+    def advance(self, photos: str) -> None:
+        """Clip and apply the gradients that lie in the model; `photos` says whose they are.
+
+        A step whose fp16 gradients overflow is left out, and the scaler lowers its scale. Raises DivergedError for
+        gradients that are not finite in any other precision, or in fp16 `PATIENCE` times in a row.
+        """
+        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self._max_norm, error_if_nonfinite=False)
+        assert norm is not None
+        finite = bool(norm.isfinite())
+        scaled = bool(self._precision.state_dict())  # only fp16 has a scaler, and with it a state
+        self._overflows = 0 if finite else self._overflows + 1
+        if not finite and (not scaled or self._overflows >= PATIENCE):
+            often = f" in {PATIENCE} steps in a row, whatever their scale" if scaled else ""
+            raise DivergedError(f"the gradients of {photos} are not finite{often}; {remedy()}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` wants back."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._precision.state_dict(),
+            "step": self.step,
+            "overflows": self._overflows,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken, on whichever device this is."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._precision.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self._overflows = state["overflows"]
+
+    @property
+    def _precision(self) -> Any:
+        return self.fabric.strategy.precision
+
+
+def remedy() -> str:
+    """What to do when training has diverged. Not "lower --rate and go on": a run keeps its settings."""
+    return "look at these photos and their labels, or start again in a new --out folder with a lower --rate"
