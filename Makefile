@@ -6,16 +6,18 @@ SHELL := /bin/sh
 PORT ?= 3000
 VENV := .venv
 BIN := $(VENV)/bin
+# Commands run as modules: the first line of a script names its interpreter, and quotes in that path break it.
+RUN := $(BIN)/python -m
 
 # The first interpreter that is new enough; PYTHON=... overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-# Every installation is held to the versions that were tested together, build back ends included.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export BENTOML_DO_NOT_TRACK := true
-INSTALL := $(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt
+# Every installation is held to the versions that were tested together, build back ends included (by the variable).
+# Relative, because pip splits the variable at spaces.
+INSTALL := PIP_CONSTRAINT=constraints.txt $(RUN) pip install --quiet --quiet --constraint constraints.txt
 
 # Scripts and editable installs hold absolute paths: a checkout that was moved gets a new environment.
 HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
@@ -29,43 +31,43 @@ help:  ## List the commands
 
 .PHONY: serve
 serve: $(SERVE)  ## Set up what serving needs (no torch) and serve the shipped model; PORT=3000
-	@exec $(BIN)/ptsa serve --port $(PORT)
+	@exec $(RUN) ptsa_serve serve --port $(PORT)
 
 .PHONY: setup
 setup: $(DEVELOP)  ## Install everything for development into .venv
 
 .PHONY: test
 test: $(DEVELOP)  ## Format, lint, types, import arrows, tests
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) pyright --pythonpath $(BIN)/python
+	$(BIN)/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	$(RUN) pytest
 
 .PHONY: format
 format: $(DEVELOP)  ## Rewrite the sources the way `make test` wants them
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
 
 .PHONY: test-slow
 test-slow: $(DEVELOP)  ## Tests that take minutes or need the data sets
-	$(BIN)/pytest -m slow
+	$(RUN) pytest -m slow
 
 .PHONY: test-browser
 test-browser: $(DEVELOP)  ## Tests of the page in Chromium
-	$(BIN)/pytest -m browser
+	$(RUN) pytest -m browser
 
 .PHONY: test-gpu
 test-gpu: $(DEVELOP)  ## Tests that need an NVIDIA GPU
-	$(BIN)/pytest -m gpu
+	$(RUN) pytest -m gpu
 
 .PHONY: bento
 bento: $(DEVELOP)  ## Build the deployable bento from bentofile.yaml
-	$(BIN)/bentoml build
+	$(RUN) bentoml build
 
 .PHONY: wheel
 wheel: $(DEVELOP)  ## Build the wheel into dist/
-	$(BIN)/python -m hatchling build -t wheel
+	$(RUN) hatchling build -t wheel
 
 .PHONY: clean
 clean:  ## Remove the environment and everything built
@@ -74,11 +76,11 @@ clean:  ## Remove the environment and everything built
 $(CREATED):
 	@[ -n "$(PYTHON)" ] || { echo "ptsa-serve needs Python 3.11 or newer; found" \
 		"$$(python3 --version 2>&1 || echo none). Install one, or say where: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ptsa-serve needs Python 3.11 or" \
-		"newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1). Say where a newer one is: make PYTHON=/path/to/python3" \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ptsa-serve needs Python 3.11 or" \
+		"newer; $(PYTHON) is $$("$(PYTHON)" --version 2>&1 | head -n 1). Say where a newer one is: make PYTHON=/path/to/python3" \
 		>&2; exit 1; }
-	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "Creating $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
 	@touch $@
 
 # Newer sources of the list of packages make a stamp stale; unchanged ones cost nothing.

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from ptsa_serve.cores import usable_cores
+
 __all__ = ["Measurement", "median_ms", "save", "table"]
 
 _PACKAGES = ("onnxruntime", "bentoml", "numpy", "pillow")
@@ -52,7 +54,7 @@ def median_ms(seconds: list[float]) -> float:
 def _machine() -> dict[str, str | int]:
     facts: dict[str, str | int] = {
         "cpu": _cpu(),
-        "cores": os.cpu_count() or 0,
+        "cores": usable_cores(),
         "load_average": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),

@@ -4,10 +4,13 @@ traceback.
 
 import json
 import os
-import socket
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -25,13 +28,37 @@ _RENDERS = ("raw", "color", "overlay")
 
 
 class _Group(click.Group):
-    """Turns this package's errors into one line on the error output and exit status 1."""
+    """Turns this package's errors and the system's into one line on the error output and exit status 1."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # also of what is written before a command is called: --help to a full disk
+            click.ClickException(_reason(error)).show()
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except PTSAError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
+
+
+class _Out(click.Path):
+    """A folder to write to. An empty name, as of a variable that is not set, would be the current one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("the name is empty; name a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _reason(error: OSError) -> str:
+    where = f"{click.format_filename(error.filename)}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +71,8 @@ def main() -> None:
     ptsa serve                        the same over HTTP, with a page at /ui
     ptsa info                         what the model is and how good it is
 
-    The PTSA_* variables (see docs) set the defaults of all three: PTSA_MODEL, PTSA_ENGINE, PTSA_THREADS, ...
+    PTSA_* variables set the defaults of all three (PTSA_MODEL, PTSA_ENGINE, PTSA_THREADS, ...); `ptsa serve --help`
+    lists them.
     """
 
 
@@ -61,7 +89,7 @@ def _model_options(command: Any) -> Any:
 
 @main.command()
 @click.argument("photos", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("out", type=_Out(file_okay=False, path_type=Path))
 @click.option("--tasks", help="Maps to write, comma-separated; default: all of the model's.")
 @click.option(
     "--render",
@@ -89,39 +117,73 @@ def _model_options(command: Any) -> Any:
 def predict(photos, out, tasks, renders, form, size, **model_options) -> None:
     """Write the maps of PHOTOS (files or folders) to the folder OUT.
 
-    One photo: straight into OUT. Several, or a folder: a folder each below OUT. Files of the same name are
-    replaced.
+    One photo: straight into OUT. Several, or a folder: a folder each below OUT, named as the photo. Files
+    of the same name there are replaced, but never a photo of this run. Photos in folders are known by their suffix
+    (.jpg, .png, .webp, ...); what was skipped is told. Exit status 1 when a photo failed; the others are done all the
+    same.
 
     \b
-    ptsa predict kitchen.jpg maps/
-    ptsa predict holiday/ maps/ --tasks depth,normals --render raw
-    ptsa predict *.jpg maps/ --format npz
+    One photo, all maps as values and as pictures:
+      ptsa predict kitchen.jpg maps/
+    A folder, two tasks, values alone:
+      ptsa predict holiday/ maps/ --tasks depth,normals --render raw
+    Arrays for NumPy, one maps.npz a photo:
+      ptsa predict *.jpg maps/ --format npz
+    Quick look, at the model's own size, on one core:
+      ptsa predict kitchen.jpg look/ --render overlay --size model --threads 1
+
+    \b
+    OUT holds, for each task:
+      depth.png           values: depth in millimetres, 16 bits; segmentation class indices; normals as RGB;
+                          saliency 0 to 255
+      depth.color.png     the same in colours
+      depth.overlay.png   the colours over the photo
+      meta.json           model, photo, and what was found in each map
     """
-    from ptsa_serve.predict_files import explain, plan, predict_file
+    from ptsa_serve.artifact import default_artifact
+    from ptsa_serve.photo_folders import SUFFIXES, shown
+    from ptsa_serve.predict_files import check_outputs, explain, file_names, plan, predict_file
 
     if renders and form != "png":
         raise click.UsageError(f"--render is for --format png; {form} holds the values alone. Leave one of them out.")
-    try:
-        jobs = plan(photos, out)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    settings = _settings(model_options)
+    chosen = {"renders": renders or _RENDERS, "form": form}
+    jobs = plan(photos, out, report=lambda line: click.echo(line, err=True))
     if not jobs:
-        raise click.ClickException(f"found no photo below {', '.join(map(str, photos))}; name files or another folder")
-    predictor = _load(_settings(model_options))
+        where = ", ".join(map(shown, photos))
+        known = ", ".join(sorted(SUFFIXES))
+        raise click.ClickException(f"found no photo below {where}; name files, or a folder that holds some ({known})")
+    predictor = _load(settings)
     names = predictor.choose([name.strip() for name in tasks.split(",")] if tasks else None)
+    check_outputs(jobs, file_names(names, **chosen), settings.model or default_artifact())
     failures = []
-    with click.progressbar(jobs, label="photos", file=sys.stderr, hidden=len(jobs) == 1) as bar:
+    bar = click.progressbar(jobs, label="photos", file=sys.stderr, hidden=len(jobs) == 1)
+    with _unwound_when_ended(), bar:
         for job in bar:
             try:
-                predict_file(predictor, job, tasks=names, renders=renders or _RENDERS, form=form, size=size)
+                predict_file(predictor, job, tasks=names, size=size, **chosen)
             except RequestError as error:
                 failures.append(explain(job, error))
             except OSError as error:
-                raise click.ClickException(f"cannot write to {job.out}: {error.strerror}") from None
+                raise click.ClickException(f"cannot write to {shown(job.out)}: {error.strerror}") from None
     if failures:
         count = f"\n{len(failures)} of {len(jobs)} photos failed" if len(jobs) > 1 else ""
         raise click.ClickException("\n".join(failures) + count)
-    click.echo(f"{out}: maps of {len(jobs)} photo{'s' * (len(jobs) > 1)} ({', '.join(names)})")
+    click.echo(f"{shown(out)}: maps of {len(jobs)} photo{'s' * (len(jobs) > 1)} ({', '.join(names)})")
+
+
+@contextmanager
+def _unwound_when_ended() -> Iterator[None]:
+    """Let SIGTERM end the body as an exception does, so that a half-written file is taken away."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @main.command()
@@ -161,24 +223,38 @@ def _lines(description: dict[str, Any], errors: dict[str, float]) -> list[str]:
     return lines
 
 
-@main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
+class _Serve(click.Command):
+    """Lists the settings below the options."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from ptsa_serve.settings_help import rows
+
+        with formatter.section("Settings (environment variables)"):
+            formatter.write_dl(rows())
+
+
+@main.command(cls=_Serve)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address or name to listen on; 0.0.0.0: all of this machine."
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 @_model_options
 def serve(host, port, **model_options) -> None:
     """Serve the model over HTTP: POST /v1/predict, a page at /ui, metrics at /metrics.
 
-    Model, runtime, settings and port are checked first; then this process becomes `bentoml serve`.
+    Model, runtime, settings and address are checked first; then this process becomes `bentoml serve`.
 
     \b
     ptsa serve --port 8080
     curl -F image=@photo.jpg localhost:8080/v1/predict -o maps.zip
+    PTSA_API_KEY=a-long-secret PTSA_QUEUE=16 ptsa serve --host 0.0.0.0
     """
-    environ = _environ(model_options)
+    from ptsa_serve.launch import command, environment, find_address
+
     settings = _settings(model_options)
-    _check_port(host, port)
+    arguments = command(SERVICE, find_address(host, port), port)
+    environ = environment(_environ(model_options), settings)
     _load(settings).engine.close()
-    arguments = ["-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *arguments], environ)
@@ -186,11 +262,10 @@ def serve(host, port, **model_options) -> None:
 
 def _environ(options: dict[str, Any]) -> dict[str, str]:
     """The environment with the flags that were given in place of their variables."""
-    given = {f"PTSA_{name.upper()}": str(value) for name, value in options.items() if value is not None}
-    # Both are read before our service is imported. BentoML's usage reports are opt-in here. glibc keeps a heap for each
-    # thread, and on a busy machine the model's buffers wander through them: 608 MB resident with two heaps, 527 at
-    # most in 2,000 requests with one; no slower by `python -m benchmarks requests` and `load`.
-    return {"BENTOML_DO_NOT_TRACK": "true", "MALLOC_ARENA_MAX": "1", **os.environ, **given}
+    return {
+        **os.environ,
+        **{f"PTSA_{name.upper()}": str(value) for name, value in options.items() if value is not None},
+    }
 
 
 def _settings(options: dict[str, Any]) -> "Settings":
@@ -207,21 +282,3 @@ def _load(settings: "Settings") -> "Predictor":
 
     artifact = Artifact.open(settings.model or default_artifact())
     return Predictor(artifact, load_engine(settings.engine, artifact, settings.threads), settings.limits())
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raise ClickException unless a server could listen there."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError:
-        raise click.ClickException(f"{host!r} is no address of this machine; use 127.0.0.1 or 0.0.0.0") from None
-    with socket.socket(family, kind, protocol) as probe:
-        # As servers set it: a port in TIME_WAIT after a restart is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except PermissionError:
-            raise click.ClickException(f"port {port} is for the administrator; use one above 1023") from None
-        except OSError as error:
-            why = error.strerror or "it cannot be used"
-            raise click.ClickException(f"cannot listen on {host}:{port} ({why}); choose another with --port") from None

@@ -1,10 +1,12 @@
 """Files and folders that are written whole or not at all: temporary name, fsync, rename."""
 
+import errno
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["replace_file", "replace_folder", "write_file"]
@@ -16,19 +18,15 @@ def write_file(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        _sync(file.fileno())
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `path` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Write `path` whole or not at all; a new file has the mode that the umask gives, an old one keeps its own."""
+    temporary = _beside(path)
     try:
         write_file(temporary, data)
-        # mkstemp makes files that their owner alone can read; these are for whoever may read the folder.
-        temporary.chmod(0o644)
+        _keep_mode(path, temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -41,10 +39,9 @@ def replace_folder(out: Path) -> Iterator[Path]:
 
     If the body raises, nothing is left behind and `out` is as it was.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    temporary = _beside(out)
+    temporary.mkdir(parents=True)
     try:
-        temporary.chmod(0o755)
         yield temporary
         _swap(temporary, out)
     finally:
@@ -59,7 +56,8 @@ def _swap(temporary: Path, out: Path) -> None:
     if not out.exists():
         temporary.replace(out)
         return
-    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
+    _keep_mode(out, temporary)
+    old = _beside(out)
     out.replace(old)
     try:
         temporary.replace(out)
@@ -69,6 +67,26 @@ def _swap(temporary: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that nobody uses; short, whatever the length of the name."""
+    return path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}"
+
+
+def _keep_mode(old: Path, new: Path) -> None:
+    """Give `new` the mode of `old`, if that is there. Not every file system has modes; none is worth a lost file."""
+    with suppress(OSError):
+        new.chmod(stat.S_IMODE(old.stat().st_mode))
+
+
+def _sync(handle: int) -> None:
+    """Wait for the disk, where the file system knows how to."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself last, where the system lets a folder be opened."""
     try:
@@ -76,6 +94,6 @@ def _sync_folder(folder: Path) -> None:
     except OSError:
         return
     try:
-        os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)

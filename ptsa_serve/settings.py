@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ptsa_serve.cores import usable_cores
 from ptsa_serve.errors import SettingsError
 from ptsa_serve.images import PIXELS_CEILING, ImageLimits
 
@@ -57,7 +58,7 @@ class Settings(BaseSettings):
         10_000, ge=100, le=600_000, description="longest time for a client to take 256 KiB of its answer"
     )
     quota: int = Field(0, ge=0, le=1_000_000, description="photos a minute for one client; 0: no quota")
-    api_key: SecretStr | None = Field(None, description="key that clients must send; unset: none")
+    api_key: SecretStr | None = Field(None, description="key that clients must send, 8 characters or more; unset: none")
     drain_file: Path | None = Field(None, description="file whose presence takes the server out of rotation")
     drain_seconds: float = Field(5.0, ge=0, le=600, description="seconds of drain before new work is refused")
 
@@ -126,7 +127,7 @@ class Settings(BaseSettings):
 
     def decoders(self) -> int:
         """Threads that decode and encode."""
-        return self.workers or max(2, min(4, os.cpu_count() or 2))
+        return self.workers or max(2, min(4, usable_cores()))
 
     def describe(self) -> dict[str, Any]:
         """Every setting by variable name, for the line printed at start; the key itself is never shown."""

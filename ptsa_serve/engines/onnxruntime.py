@@ -10,12 +10,12 @@ One session a size; all share one copy of the large weights. Measured with five 
     both, prepacking on, arena off                   a packed copy a session               670 MB   184 ms
 """
 
-import os
 from importlib import metadata
 
 import numpy as np
 
 from ptsa_serve.artifact import Artifact
+from ptsa_serve.cores import usable_cores
 from ptsa_serve.errors import EngineError
 
 __all__ = ["OnnxRuntimeEngine", "session_options"]
@@ -84,7 +84,7 @@ def session_options(ort, threads: int, values: dict):
         options.add_external_initializers(list(values), list(values.values()))
     for name, value in values.items():
         options.add_initializer(name, value)
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Threads that spin while they wait take the cores from decoding and encoding.
@@ -94,11 +94,6 @@ def session_options(ort, threads: int, values: dict):
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     return options
-
-
-def _cores() -> int:
-    """Cores that this process may use; all of the machine's where the system cannot tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _import():

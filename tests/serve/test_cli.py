@@ -8,37 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from ptsa_serve import cli
 from ptsa_serve.predict_files import plan
 from ptsa_serve.tasks import TASKS
-
-
-@pytest.fixture
-def ptsa(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run a command on the tiny model, in process."""
-    for name in list(os.environ):
-        if name.startswith("PTSA_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PTSA_MODEL", str(tiny_artifact))
-
-    def run(*arguments: object) -> Result:
-        result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert "Traceback" not in result.output
-        return result
-
-    return run
-
-
-@pytest.fixture
-def photo(tmp_path: Path, photo_jpeg: bytes) -> Path:
-    path = tmp_path / "in" / "kitchen.jpg"
-    path.parent.mkdir()
-    path.write_bytes(photo_jpeg)
-    return path
 
 
 def test_one_photo_gives_values_colours_overlays_and_meta(ptsa, photo: Path, tmp_path: Path):
@@ -158,7 +132,8 @@ def test_serve_becomes_bentoml_with_the_flags_as_settings(ptsa, monkeypatch: pyt
         port = taken.getsockname()[1]
     assert ptsa("serve", "--port", port, "--threads", 1).exit_code == 0
     _, arguments, environ = started[0]
-    assert arguments[1:] == ["-m", "bentoml", "serve", cli.SERVICE, "--host", "127.0.0.1", "--port", str(port)]
+    assert arguments[1:5] == ["-m", "bentoml", "serve", cli.SERVICE]
+    assert arguments[-4:] == ["--host", "127.0.0.1", "--port", str(port)]
     assert environ["PTSA_THREADS"] == "1"
 
 
