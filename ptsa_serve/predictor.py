@@ -10,7 +10,7 @@ import numpy as np
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines.base import Engine
 from ptsa_serve.errors import EngineError, UnknownTask
-from ptsa_serve.images import FORMATS, ImageLimits, decode, inspect
+from ptsa_serve.images import FORMATS, ImageLimits, open_photo
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
 from ptsa_serve.resize import Grid, choose_size, shrink, stretch
 from ptsa_serve.tasks import Task
@@ -66,15 +66,16 @@ class Predictor:
         self.limits = limits or ImageLimits()
         self.tasks = artifact.manifest.task_table()
 
-    def prepare(self, data: bytes, *, keep_image: bool = False) -> Prepared:
-        """Decode, choose the size, resize. `keep_image` keeps the whole photo too (for overlays).
+    def prepare(self, data: bytes, *, keep_image: bool = False, deadline: float | None = None) -> Prepared:
+        """Decode, choose the size, resize. `keep_image` keeps the whole photo too (for overlays); the work ends soon
+        after `deadline` (a time.monotonic() value).
 
         Raises the errors of `ptsa_serve.images.decode`.
         """
         start = time.perf_counter()
-        header = inspect(data, self.limits)
-        size = choose_size(header.height, header.width, self.engine.sizes)
-        photo = decode(data, self.limits, at_least=None if keep_image else size)
+        opened = open_photo(data, self.limits, deadline=deadline)
+        size = choose_size(opened.header.height, opened.header.width, self.engine.sizes)
+        photo = opened.decode(None if keep_image else size)
         pixels = shrink(photo.pixels, size)
         info = PhotoInfo(photo.width, photo.height, photo.orientation)
         elapsed = (time.perf_counter() - start) * 1000

@@ -15,17 +15,10 @@ from starlette.requests import Request
 from ptsa_serve import __version__
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.engines import load_engine
-from ptsa_serve.errors import (
-    EngineError,
-    NotReady,
-    Overloaded,
-    PTSAError,
-    RequestError,
-    ShuttingDown,
-    TooLarge,
-)
+from ptsa_serve.errors import EngineError, NotReady, Overloaded, PTSAError, RequestError, ShuttingDown, TooLarge
 from ptsa_serve.http.batching import Batcher
 from ptsa_serve.http.budget import Lease, Memory, MemoryBudget
+from ptsa_serve.http.footprint import footprint
 from ptsa_serve.http.metrics import Metrics
 from ptsa_serve.http.negotiate import deadline_ms
 from ptsa_serve.http.quota import Quota
@@ -43,15 +36,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 State = Literal["starting", "ready", "draining", "closed"]
-
-# Bytes held for one pixel of a photo: while it is decoded (at worst RGBA composed on white: four copies), while its
-# maps are scaled and encoded (an npz holds all four, the others one map after another with copies in between), and
-# while it is kept for an overlay; and for one pixel of the model's grid, which waits in the queue and comes back as
-# maps. `python -m benchmarks memory` holds the sum against the process.
-_DECODE_BYTES = 16
-_MAP_BYTES = 24
-_KEPT_BYTES = 3
-_MODEL_BYTES = 24
 
 # A run that takes this many times the longest allowed request has hung: the process must be replaced.
 _HUNG = 3.0
@@ -247,23 +231,16 @@ class Runtime:
         return await while_connected(work.receive, self._compute(prepared, lease, work))
 
     async def _decode(self, data: bytes, body: Lease, work: Work) -> tuple[Prepared, Lease]:
-        header = await self.in_pool(lambda: inspect(data, self._predictor.limits), body)
+        header = await self.in_pool(lambda: inspect(data, self._predictor.limits, deadline=work.deadline), body)
         pixels = header.width * header.height
         self.metrics.pixels.observe(pixels)
-        wanted = self._footprint(pixels, work)
-        lease = await self.hold(work.held, self.memory.photos(wanted), wanted)
-        prepared = await self.in_pool(lambda: self._predictor.prepare(data, keep_image=work.keep_image), body, lease)
-        return prepared, lease
-
-    def _footprint(self, pixels: int, work: Work) -> int:
-        """Bytes that a photo of so many pixels takes at the most at once, from its decoding until its answer is sent.
-
-        All at once and before the first: who holds some and waits for more would wait for others who do the same.
-        """
         model = max(height * width for height, width in self._predictor.engine.sizes)
-        grid = pixels if work.size == "photo" else model
-        kept = pixels * _KEPT_BYTES if work.keep_image else 0
-        return max(pixels * _DECODE_BYTES, grid * _MAP_BYTES + kept) + model * _MODEL_BYTES
+        wanted = footprint(pixels, model, whole=work.size == "photo", kept=work.keep_image)
+        lease = await self.hold(work.held, self.memory.photos(wanted), wanted)
+        prepared = await self.in_pool(
+            lambda: self._predictor.prepare(data, keep_image=work.keep_image, deadline=work.deadline), body, lease
+        )
+        return prepared, lease
 
     async def _compute(self, prepared: Prepared, lease: Lease, work: Work) -> Served:
         ran = await self.batcher.submit(prepared, key=prepared.size, deadline=work.deadline)

@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.engines.onnxruntime import OnnxRuntimeEngine
-from ptsa_serve.errors import BadImage, EngineError, UnknownTask
+from ptsa_serve.errors import BadImage, DeadlineExceeded, EngineError, UnknownTask
 from ptsa_serve.images import ImageLimits
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.tasks import KINDS, TASKS
@@ -186,3 +187,9 @@ def test_two_builds_of_the_runtime_are_refused(tiny_artifact: Path, monkeypatch:
     monkeypatch.setattr(metadata, "version", lambda name: "1.0")
     with pytest.raises(EngineError, match=r"both installed.*pip uninstall"):
         load_engine("onnxruntime", Artifact.open(tiny_artifact))
+
+
+def test_deadline_ends_the_preparation(predictor: Predictor, photo_jpeg: bytes):
+    with pytest.raises(DeadlineExceeded):
+        predictor.prepare(photo_jpeg, deadline=time.monotonic() - 1)
+    assert predictor.prepare(photo_jpeg, deadline=time.monotonic() + 60).photo.width == 320
