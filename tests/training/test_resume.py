@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,31 +117,33 @@ def test_an_output_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
             claim(out, RESUME, RESULT, {})
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 20 bytes."""
+    """No file may grow beyond 20 bytes; the test runner's own neither, so inside a test alone."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_is_one_error_that_names_the_file_and_keeps_the_old_one(
-    tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / RESUME
     write_state(path, {"step": 1}, {})
     before = path.read_bytes()
-    request.getfixturevalue("full_disk")
-    with pytest.raises(OSError, match=rf"{path} cannot be written \(File too large\); make room"):
-        write_state(path, {"step": 2}, {})
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ConfigError, match=rf"--out {tmp_path} cannot be written to \(File too large\)"):
-        claim(tmp_path, RESUME, RESULT, {})
-    with pytest.raises(OSError, match=rf"{tmp_path / 'logs'} cannot be written \(File too large\)"):  # noqa: SIM117
-        with curves(tmp_path / "logs", first=0):
-            pass
+    with full_disk():
+        with pytest.raises(OSError, match=rf"{path} cannot be written \(File too large\); make room"):
+            write_state(path, {"step": 2}, {})
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+        with pytest.raises(ConfigError, match=rf"--out {tmp_path} cannot be written to \(File too large\)"):
+            claim(tmp_path, RESUME, RESULT, {})
+        with pytest.raises(OSError, match=rf"{tmp_path / 'logs'} cannot be written \(File too large\)"):  # noqa: SIM117
+            with curves(tmp_path / "logs", first=0):
+                pass
     assert capfd.readouterr().err == ""
 
 
