@@ -5,7 +5,7 @@
     ├── ManifestError          manifest.json is not a "ptsa/1" manifest
     ├── ArtifactError          a model folder is missing, incomplete or changed
     ├── EngineError            the runtime is missing, or refused the model
-    └── RequestError           one request cannot be answered: an HTTP status and a code of docs/problems
+    └── RequestError           one request cannot be answered: an HTTP status and a code, explained at /problems/{code}
         ├── BadImage 400           ├── UnknownTask 404            ├── TooManyRequests 429
         ├── MissingImage 400       ├── UnknownModel 404           ├── Overloaded 503
         ├── BadMultipart 400       ├── NotFound 404               ├── NotReady 503

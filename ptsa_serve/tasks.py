@@ -8,7 +8,7 @@ __all__ = ["KINDS", "TASKS", "Color", "Kind", "Task"]
 Kind = Literal["classes", "metres", "unit_vectors", "probability"]
 Color = tuple[int, int, int]
 
-# What a map of each kind is, for an image of H x W: the array of http-api.md, as (dtype, trailing axes).
+# What a map of each kind is, for an image of H x W: the array of docs/http-api.md, as (dtype, trailing axes).
 KINDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "classes": ("uint8", ()),
     "metres": ("float32", ()),

@@ -1,6 +1,6 @@
 """Bytes of a photo to upright 8-bit RGB: the one place that decides what is a photo.
 
-Policy (docs: the HTTP contract, "A photo in"): the bytes decide the format, only the formats of `FORMATS` are
+Policy (docs/http-api.md, "A photo in"): the bytes decide the format, only the formats of `FORMATS` are
 read; limits are checked from the header, before a pixel is decoded, and so is what a file costs where its size does
 not show it; a deadline ends the work. A photo is read whole or not at all. Orientation is EXIF's, in every format (in
 AVIF its own properties stand for it); XMP is not asked. Grey and palette become RGB, more than 8 bits are scaled, CMYK
