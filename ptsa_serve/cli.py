@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -158,7 +158,8 @@ def predict(photos, out, tasks, renders, form, size, **model_options) -> None:
     check_outputs(jobs, file_names(names, **chosen), settings.model or default_artifact())
     failures = []
     bar = click.progressbar(jobs, label="photos", file=sys.stderr, hidden=len(jobs) == 1)
-    with _unwound_when_ended(), bar:
+    # Closed before the interpreter takes itself apart: a signal has ended ONNX Runtime in a crash otherwise, once.
+    with closing(predictor.engine), _unwound_when_ended(), bar:
         for job in bar:
             try:
                 predict_file(predictor, job, tasks=names, size=size, **chosen)

@@ -116,7 +116,11 @@ def test_stopped_predict_leaves_whole_files_alone(
     for index in range(300):
         (photo.parent / f"{index:03}.jpg").hardlink_to(photo)
     command = [*PTSA, "predict", str(photo.parent), str(tmp_path / "out")]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A job in the background (of CI, say) ignores SIGINT, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         until(lambda: (tmp_path / "out" / "002").exists())
         process.send_signal(number)
         said = process.communicate(timeout=30)[1]
