@@ -54,7 +54,7 @@ def test_client_that_does_not_read_is_dropped_and_others_are_served_meanwhile(
     serve, large: bytes, photo_jpeg: bytes, until
 ) -> None:
     with serve(PTSA_MEMORY_MIB="128", PTSA_SEND_TIMEOUT_MS="1500") as server:
-        idle = [ask(server, "/v1/predict?format=npz", large) for _ in range(4)]
+        idle = [ask(server, "/v1/predict?format=npz", large) for _ in range(2)]
         idle[0].settimeout(30)
         assert idle[0].recv(15) == b"HTTP/1.1 200 OK"
         started = time.monotonic()
@@ -115,7 +115,7 @@ def peak_of(process: psutil.Process) -> Iterator[list[int]]:
     "path", ["/v1/predict?format=npz", "/v1/predict/depth?render=overlay", "/v1/predict?format=json"]
 )
 def test_process_stays_within_its_budget_whatever_clients_leave_unread(serve, large: bytes, path: str) -> None:
-    with serve(PTSA_MEMORY_MIB="256", PTSA_SEND_TIMEOUT_MS="1000", PTSA_TIMEOUT_MS="8000") as server:
+    with serve(PTSA_MEMORY_MIB="256", PTSA_SEND_TIMEOUT_MS="300", PTSA_TIMEOUT_MS="8000") as server:
         server.photo(large)
         process = psutil.Process()
         before = process.memory_info().rss

@@ -47,7 +47,7 @@ def unshare_works() -> bool:
 
 
 @pytest.mark.skipif(not unshare_works(), reason="needs `unshare` and the right to make a network namespace")
-@pytest.mark.parametrize("which", ["control", "predict", "serve", "tools"])
+@pytest.mark.parametrize("which", ["control", "predict", "serve", pytest.param("tools", marks=pytest.mark.slow)])
 def test_no_process_of_ours_asks_for_a_name_or_leaves_a_device_id(
     which: str, tiny_artifact: Path, photo_jpeg: bytes, tmp_path: Path
 ) -> None:
