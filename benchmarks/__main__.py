@@ -7,7 +7,7 @@ import click
 
 from benchmarks.accuracy import measure_accuracy, measure_trivial
 from benchmarks.graph import measure_graph
-from benchmarks.measurement import Measurement, save, table
+from benchmarks.measurement import Measurement, is_measurement, save, table
 from benchmarks.picture import draw
 from benchmarks.service import measure_load, measure_memory, measure_requests
 from ptsa_serve.artifact import Artifact, default_artifact
@@ -18,7 +18,21 @@ from training.data import DATASETS
 
 _model = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
 _threads = click.option("--threads", default=2, show_default=True, help="of the engine")
-_out = click.option("--out", type=click.Path(path_type=Path), help="also write the figures to this JSON file")
+
+
+def _new_or_measurement(ctx: click.Context, param: click.Parameter, out: Path | None) -> Path | None:
+    """Before anything is measured: `--out` must not cost anybody a file of another kind."""
+    if out is not None and out.exists() and not is_measurement(out):
+        raise click.BadParameter(f"{out} exists and holds no measurement; name a new file", ctx, param)
+    return out
+
+
+_out = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    callback=_new_or_measurement,
+    help="also write the figures to this JSON file",
+)
 _data = click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="folder of the data set")
 _set = click.option("--set", "name", type=click.Choice(list(DATASETS)), required=True)
 _split = click.option("--split", default="val", show_default=True)
@@ -104,6 +118,8 @@ def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="picture to write")
 def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Path) -> None:
+    if out.exists() and any(photo.exists() and out.samefile(photo) for photo in photos):
+        raise click.UsageError(f"--out {out} is one of the photos, which it would replace; name another file")
     artifact = _artifact(model)
     draw(Predictor(artifact, load_engine("onnxruntime", artifact, threads)), photos, out)
 

@@ -12,8 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ptsa_serve.cores import usable_cores
+from ptsa_serve.files import replace_file
 
-__all__ = ["Measurement", "median_ms", "save", "table"]
+__all__ = ["Measurement", "is_measurement", "median_ms", "save", "table"]
 
 _PACKAGES = ("onnxruntime", "bentoml", "numpy", "pillow")
 
@@ -42,8 +43,15 @@ def table(measurement: Measurement) -> str:
 def save(measurement: Measurement, out: Path | None) -> None:
     """Write the measurement as JSON if `out` names a file. Raises ValueError for a figure that is no number."""
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(asdict(measurement), indent=1, allow_nan=False) + "\n")
+        replace_file(out, json.dumps(asdict(measurement), indent=1, allow_nan=False).encode() + b"\n")
+
+
+def is_measurement(path: Path) -> bool:
+    """Whether `save` wrote the file: it may be replaced by a newer one, a photo or a manifest may not."""
+    try:
+        return {"question", "figures", "conditions"} <= json.loads(path.read_bytes()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def median_ms(seconds: list[float]) -> float:

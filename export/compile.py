@@ -52,7 +52,7 @@ def compile_artifact(config: CompileConfig, report: Report = lambda _: None) -> 
     for files that cannot be read or written.
     """
     # First all that can be wrong with the arguments: the graphs take minutes.
-    refuse_folder(config.out, inputs=[config.checkpoint, *config.photos])
+    refuse_folder(config.out, inputs=[config.checkpoint, config.sample, *config.photos])
     photos = choose_photos(config.photos, config.photo_count)
     sample = sample_photo(config.sample)
     model = load_checkpoint(config.checkpoint)
