@@ -141,7 +141,8 @@ def predict(photos, out, tasks, renders, form, size, **model_options) -> None:
       meta.json           model, photo, and what was found in each map
     """
     from ptsa_serve.artifact import default_artifact
-    from ptsa_serve.photo_folders import SUFFIXES, shown
+    from ptsa_serve.images import SUFFIXES
+    from ptsa_serve.photo_folders import shown
     from ptsa_serve.predict_files import check_outputs, explain, file_names, plan, predict_file
 
     if renders and form != "png":

@@ -9,14 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptsa_serve.encoding.encode import Render
+from ptsa_serve.images import SUFFIXES
 
-__all__ = ["SUFFIXES", "Found", "find_photos", "map_names", "shown"]
-
-# All usual endings of the formats that are read.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif"}
-    | {".tiff", ".gif", ".avif", ".avifs"}
-)
+__all__ = ["Found", "find_photos", "map_names", "shown"]
 
 _MAPS: dict[Render, str] = {"raw": "{task}.png", "color": "{task}.color.png", "overlay": "{task}.overlay.png"}
 # Bytes of a meta.json that is looked into; ours have a few thousand.

@@ -10,7 +10,7 @@ import numpy as np
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines.base import Engine
 from ptsa_serve.errors import EngineError, UnknownTask
-from ptsa_serve.images import FORMATS, ImageLimits, open_photo
+from ptsa_serve.images import FORMATS, ImageLimits, OpenPhoto, open_photo
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
 from ptsa_serve.resize import Grid, choose_size, shrink, stretch
 from ptsa_serve.tasks import Task
@@ -66,20 +66,27 @@ class Predictor:
         self.limits = limits or ImageLimits()
         self.tasks = artifact.manifest.task_table()
 
-    def prepare(self, data: bytes, *, keep_image: bool = False, deadline: float | None = None) -> Prepared:
-        """Decode, choose the size, resize. `keep_image` keeps the whole photo too (for overlays); the work ends soon
-        after `deadline` (a time.monotonic() value).
+    def open(self, data: bytes, deadline: float | None = None) -> OpenPhoto:
+        """The photo with its header read and allowed; the work ends soon after `deadline` (a time.monotonic() value).
 
-        Raises the errors of `ptsa_serve.images.decode`.
+        Raises the errors of `ptsa_serve.images.inspect`.
+        """
+        return open_photo(data, self.limits, deadline=deadline)
+
+    def prepare(self, photo: bytes | OpenPhoto, *, keep_image: bool = False, deadline: float | None = None) -> Prepared:
+        """Decode, choose the size, resize. `keep_image` keeps the whole photo too (for overlays).
+
+        photo: its bytes, with `deadline` as in `open`, or what `open` gave. Raises the errors of
+        `ptsa_serve.images.decode`.
         """
         start = time.perf_counter()
-        opened = open_photo(data, self.limits, deadline=deadline)
+        opened = photo if isinstance(photo, OpenPhoto) else self.open(photo, deadline)
         size = choose_size(opened.header.height, opened.header.width, self.engine.sizes)
-        photo = opened.decode(None if keep_image else size)
-        pixels = shrink(photo.pixels, size)
-        info = PhotoInfo(photo.width, photo.height, photo.orientation)
+        decoded = opened.decode(None if keep_image else size)
+        pixels = shrink(decoded.pixels, size)
+        info = PhotoInfo(decoded.width, decoded.height, decoded.orientation)
         elapsed = (time.perf_counter() - start) * 1000
-        return Prepared(pixels, size, info, elapsed, photo.pixels if keep_image else None)
+        return Prepared(pixels, size, info, elapsed, decoded.pixels if keep_image else None)
 
     def run(self, batch: Sequence[Prepared]) -> list[Maps]:
         """Run photos of one size; the maps of each at model size, by task. Raises EngineError."""

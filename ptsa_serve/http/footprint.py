@@ -1,14 +1,14 @@
 """What one photo takes of the memory, from its decoding until its answer is sent.
 
-Bytes a pixel, at the worst: of the photo while it is decoded (RGBA composed on white: four copies), while its maps are
-scaled and encoded (an npz holds all four, the others one map after another with copies in between), and while it is
-kept for an overlay; of the model's grid while it waits in the queue and comes back as maps. Held against the process by
-`tests/http/test_memory.py`.
+Bytes a pixel, at the worst: of the photo while it is decoded (16 bits a channel and what becomes of them), while its
+maps are scaled and encoded (an npz holds all four, the others one map after another with copies in between), and while
+it is kept for an overlay; of the model's grid while it waits in the queue and comes back as maps. Held against the
+process by `tests/http/test_memory.py`.
 """
 
 __all__ = ["footprint"]
 
-_DECODE = 16
+_DECODE = 24
 _MAPS = 24
 _KEPT = 3
 _MODEL = 24

@@ -1,6 +1,7 @@
 """One loaded model and all that is shared by the requests for it: queue, threads, budgets, state."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ from ptsa_serve.http.quota import Quota
 from ptsa_serve.http.tensors import Infer
 from ptsa_serve.http.watch import while_connected, within
 from ptsa_serve.http.work import Answer, Served, TensorWork, Work
-from ptsa_serve.images import inspect
 from ptsa_serve.prediction import Maps, PhotoInfo
 from ptsa_serve.predictor import Predictor, Prepared
 from ptsa_serve.settings import Settings
@@ -231,16 +231,14 @@ class Runtime:
         return await while_connected(work.receive, self._compute(prepared, lease, work))
 
     async def _decode(self, data: bytes, body: Lease, work: Work) -> tuple[Prepared, Lease]:
-        header = await self.in_pool(lambda: inspect(data, self._predictor.limits, deadline=work.deadline), body)
-        pixels = header.width * header.height
+        photo = await self.in_pool(lambda: self._predictor.open(data, work.deadline), body)
+        pixels = photo.header.width * photo.header.height
         self.metrics.pixels.observe(pixels)
         model = max(height * width for height, width in self._predictor.engine.sizes)
         wanted = footprint(pixels, model, whole=work.size == "photo", kept=work.keep_image)
         lease = await self.hold(work.held, self.memory.photos(wanted), wanted)
-        prepared = await self.in_pool(
-            lambda: self._predictor.prepare(data, keep_image=work.keep_image, deadline=work.deadline), body, lease
-        )
-        return prepared, lease
+        prepare = functools.partial(self._predictor.prepare, photo, keep_image=work.keep_image)
+        return await self.in_pool(prepare, body, lease), lease
 
     async def _compute(self, prepared: Prepared, lease: Lease, work: Work) -> Served:
         ran = await self.batcher.submit(prepared, key=prepared.size, deadline=work.deadline)

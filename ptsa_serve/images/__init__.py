@@ -21,11 +21,22 @@ from ptsa_serve.images.levels import upright
 from ptsa_serve.images.limits import PIXELS_CEILING, Clock, ImageLimits, check_size, damaged
 from ptsa_serve.images.pillow import open_avif, open_bmp, open_webp
 from ptsa_serve.images.png import open_png
-from ptsa_serve.images.sniff import FORMATS, sniff
+from ptsa_serve.images.sniff import FORMATS, SUFFIXES, sniff
 from ptsa_serve.images.source import Source
 from ptsa_serve.images.tiff import open_tiff
 
-__all__ = ["FORMATS", "PIXELS_CEILING", "Header", "ImageLimits", "Photo", "decode", "inspect", "open_photo"]
+__all__ = [
+    "FORMATS",
+    "PIXELS_CEILING",
+    "SUFFIXES",
+    "Header",
+    "ImageLimits",
+    "OpenPhoto",
+    "Photo",
+    "decode",
+    "inspect",
+    "open_photo",
+]
 
 _OPENERS: dict[str, Callable[[bytes, Clock], Source]] = {
     "JPEG": open_jpeg,

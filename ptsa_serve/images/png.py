@@ -22,7 +22,7 @@ from ptsa_serve.images.sniff import unsupported
 from ptsa_serve.images.source import Source
 from ptsa_serve.images.tags import orientation
 
-__all__ = ["open_png"]
+__all__ = ["check_rows", "open_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -77,6 +77,12 @@ def open_png(data: bytes, clock: Clock) -> Source:
     exif = png.chunks.get(b"eXIf")
     turn = orientation(bytes(exif[0][8:-4])) if exif else 1
     return Source(png.width, png.height, turn, lambda smallest: _pixels(png, clock))
+
+
+def check_rows(data: bytes) -> None:
+    """Raise BadImage unless the PNG holds every row of its pixels, undamaged; Pillow does not tell."""
+    clock = Clock()
+    _check_whole(_parse(data, clock), clock)
 
 
 def _parse(data: bytes, clock: Clock) -> _Png:

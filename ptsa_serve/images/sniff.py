@@ -6,7 +6,7 @@ from PIL import features
 
 from ptsa_serve.errors import BadImage, UnsupportedMediaType
 
-__all__ = ["FORMATS", "camera_raw", "sniff", "unsupported"]
+__all__ = ["FORMATS", "SUFFIXES", "camera_raw", "sniff", "unsupported"]
 
 # Formats that are read, by Pillow's name. Pillow knows dozens more; a server must not open them.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -14,6 +14,12 @@ if features.check("avif"):
     FORMATS = (*FORMATS, "AVIF")
 
 _RAW = "camera raw"
+
+# All usual endings of the formats that are read.
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif"}
+    | {".tiff", ".gif", ".avif", ".avifs"}
+)
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8", "JPEG"),

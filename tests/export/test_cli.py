@@ -112,16 +112,19 @@ def test_files_that_cannot_be_used_are_found_before_the_graphs(
     artifact.mkdir()
     (artifact / "manifest.json").touch()
     inside = Path(shutil.copy(checkpoint, artifact))
-    for source, out, sample, photos, message in (
+    sample = Path(shutil.copy(photo, artifact / "mine.jpg"))
+    for source, out, chosen, photos, message in (
         (checkpoint, tmp_path / "out", cut, photo, f"{cut}: the JPEG file is truncated"),
         (checkpoint, tmp_path / "out", photo, cut, f"{cut}: the JPEG file is truncated"),
         (checkpoint, cut / "out", photo, photo, f"{cut / 'out'} cannot be written: {cut}: Not a directory"),
         (inside, artifact, photo, photo, f"{inside} lies in {artifact}, which would be replaced"),
+        (checkpoint, artifact, sample, photo, f"{sample} lies in {artifact}, which would be replaced"),
     ):
-        done = run("compile", source, out, "--sample", sample, "--photos", photos)
+        done = run("compile", source, out, "--sample", chosen, "--photos", photos)
         assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
         assert message in done.stderr
     assert inside.exists()
+    assert sample.exists()
     assert not (tmp_path / "out").exists()
 
 

@@ -6,23 +6,19 @@ the upright photo. A label is one byte or two a pixel whose value has a meaning,
 """
 
 import io
-import struct
 from pathlib import Path
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
 from ptsa_serve.errors import RequestError
 from ptsa_serve.images import ImageLimits, decode
+from ptsa_serve.images.png import check_rows
 from training.data.labels import IGNORE, SHORTEST_NORMAL
 from training.errors import DataError
 
-__all__ = ["PHOTO_SUFFIXES", "read_classes", "read_metres", "read_photo", "read_unit_vectors"]
-
-# Names of files that are taken for photos: the formats that the server reads.
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+__all__ = ["read_classes", "read_metres", "read_photo", "read_unit_vectors"]
 
 # A folder of one's own may hold larger photos than strangers may send.
 _LIMITS = ImageLimits(max_bytes=2**30, max_pixels=89_000_000)
@@ -39,8 +35,6 @@ _OFF_LENGTH = 0.1  # of normals, on average; of NYU Depth v2's, which JPEG blurs
 _RGB, _RGB_JPEG = "8-bit RGB", "an RGB JPEG"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # EXIF
-# First column and row, and distance of columns and rows, of the passes of an interlaced PNG (its specification, 8.2).
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def read_photo(path: Path, *, at_least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -152,8 +146,7 @@ def _numbers(png: bytes) -> tuple[NDArray, int]:
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         values = np.asarray(image)
         orientation = image.getexif().get(_ORIENTATION, 1) if "exif" in image.info else 1
-    if not _has_all_rows(png):
-        raise ValueError("rows are missing")
+    check_rows(png)  # Pillow reads missing rows as 0, and 0 is a class
     return values, orientation
 
 
@@ -170,19 +163,3 @@ def _kind(data: bytes) -> str:
         except OSError:
             return "a damaged JPEG"
     return "neither PNG nor JPEG" if data else "an empty file"
-
-
-def _has_all_rows(png: bytes) -> bool:
-    """Whether a PNG of one channel holds every row: Pillow reads missing ones as 0, and 0 is a class."""
-    width, height, bits, interlaced = *struct.unpack(">II", png[16:24]), png[24], png[28]
-    place, parts = len(_PNG), []
-    while place + 8 <= len(png):
-        length, name = struct.unpack(">I4s", png[place : place + 8])
-        if name == b"IDAT":
-            parts.append(png[place + 8 : place + 8 + length])
-        place += length + 12
-    wanted = 0  # bytes: a row is its filter's number and its pixels
-    for x, y, step_x, step_y in _PASSES if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
-        wanted += rows * (1 + -(-columns * bits // 8)) if columns > 0 else 0
-    return len(isal_zlib.decompressobj().decompress(b"".join(parts))) >= wanted

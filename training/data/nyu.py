@@ -8,14 +8,15 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
+from ptsa_serve.images import SUFFIXES
 from ptsa_serve.tasks import TASKS
-from training.data.files import PHOTO_SUFFIXES, read_classes, read_metres, read_unit_vectors
+from training.data.files import read_classes, read_metres, read_unit_vectors
 from training.data.photoset import PhotoSet, files_by_name
 from training.errors import DataError
 
 __all__ = ["NYU"]
 
-_SUFFIXES = {"segmentation": (".png",), "depth": (".png",), "normals": (".jpg", ".jpeg", ".png")}
+_ENDINGS = {"segmentation": (".png",), "depth": (".png",), "normals": (".jpg", ".jpeg", ".png")}
 
 
 class NYU(PhotoSet):
@@ -52,8 +53,8 @@ class NYU(PhotoSet):
 
 def _labels(folder: Path, task: str, photos: dict[str, Path]) -> dict[str, Path]:
     """The label files of a task, each of a photo. Raises DataError for others."""
-    allowed = _SUFFIXES[task]
-    found = files_by_name(folder, (*PHOTO_SUFFIXES, ".npy", ".npz", ".mat", ".exr"))
+    allowed = _ENDINGS[task]
+    found = files_by_name(folder, (*SUFFIXES, ".npy", ".npz", ".mat", ".exr"))
     for name, path in found.items():
         if path.suffix.lower() not in allowed:
             raise DataError(f"{path}: labels of {task} are {' or '.join(allowed)} files; convert it or remove it")

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from training.data.files import PHOTO_SUFFIXES, read_photo
+from ptsa_serve.images import SUFFIXES
+from training.data.files import read_photo
 from training.errors import DataError
 
 __all__ = ["PhotoFolder", "PhotoStream"]
@@ -44,9 +45,9 @@ class PhotoFolder:
         """All photos below, sorted. Raises FileNotFoundError if there is no such folder or no photo in it."""
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder of photos")
-        files = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+        files = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
-            raise FileNotFoundError(f"{self.path}: no photo below ({', '.join(PHOTO_SUFFIXES)} are read)")
+            raise FileNotFoundError(f"{self.path}: no photo below ({', '.join(sorted(SUFFIXES))} are read)")
         return files
 
 

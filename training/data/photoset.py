@@ -5,21 +5,23 @@ missing is none of the set's. `open_set` says how many photos have each label, s
 unnoticed; a label under a name or a suffix that no photo answers to is refused.
 """
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from ptsa_serve.images import SUFFIXES
 from ptsa_serve.tasks import TASKS
-from training.data.files import PHOTO_SUFFIXES, read_photo
+from training.data.files import read_photo
 from training.data.labels import LabelledPhoto, no_label
 from training.errors import DataError
 
 __all__ = ["PhotoSet", "files_by_name"]
 
 
-class PhotoSet(Dataset[LabelledPhoto]):
+class PhotoSet(Dataset[LabelledPhoto], ABC):
     """`data[i]`: a photo with a label for each of `tasks`; a label file that is missing gives a label of nothing.
 
     Subclasses say `name`, `size` (H, W of the model's sizes that fits the photos) and the `tasks` that a whole copy
@@ -36,12 +38,12 @@ class PhotoSet(Dataset[LabelledPhoto]):
         self._labels = labels
         self.tasks = tuple(labels)
 
+    @abstractmethod
     def read(self, task: str, path: Path, size: tuple[int, int]) -> NDArray:
         """One label file of a photo of `size` (H, W), in the form that `LabelledPhoto` describes.
 
         Raises OSError or DataError with the path.
         """
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._names)
@@ -65,7 +67,7 @@ class PhotoSet(Dataset[LabelledPhoto]):
         return LabelledPhoto(name, image, labels)
 
 
-def files_by_name(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:
+def files_by_name(folder: Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, Path]:
     """The files of a folder by their name without suffix; suffixes in capitals are the same, hidden files do not count.
 
     Raises FileNotFoundError if there is no such folder, DataError for two files of one name.
