@@ -23,6 +23,7 @@ from training.evaluate import scaled
 from training.fit_config import LOSS_WEIGHTS, FitConfig, label_faults
 from training.log import curves
 from training.losses import class_weights, task_loss
+from training.methods import METHODS
 from training.model import ModelConfig, PTSAModel
 from training.options import MAY_CHANGE, refuse
 from training.progress import Progress
@@ -101,20 +102,23 @@ def _run(config: FitConfig, run: Optimisation, mix: Mix, weights: dict[str, Tens
 def build(config: FitConfig) -> PTSAModel:
     """The model to train, with its starting weights and what is trainable set."""
     tree = TaskTree.parse(config.tree)
-    adapted = config.train == "adapters"
-    if not adapted:
-        tree = TaskTree.shared(tree.tasks)
-    ranks = tuple(config.ranks) if adapted else (0, 0, 0, 0)
-    model_config = ModelConfig(config.backbone, tree, ranks, config.width)
-    model = PTSAModel(model_config, drop_path=0.0 if adapted else config.drop_path)
+    model_config = ModelConfig(
+        config.backbone, tree, config.method, config.method_options, config.decoder, config.width
+    )
+    model = PTSAModel(model_config, drop_path=config.drop_path if _whole(config) else 0.0)
     if config.start is not None:
         take_over(model, config.start)
-    if adapted:
-        model.freeze_backbone()
-        for parameter in model.backbone.swin.parameters():
+    model.freeze()
+    for parameter in model.backbone.trunk.parameters():
+        if not parameter.requires_grad:
             # The shipped precision: nothing learnt on top is lost to rounding.
             parameter.data = as_stored(parameter.data).float()
     return model
+
+
+def _whole(config: FitConfig) -> bool:
+    """Whether the backbone is trained as a whole."""
+    return METHODS[config.method].kind == "full"
 
 
 def _step(fabric: Fabric, model, batches: dict[str, dict], weights: dict[str, Tensor]) -> dict[str, float]:
@@ -158,15 +162,18 @@ def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device)
 def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
     """Parameter groups: backbone and the rest, each with decay for matrices only."""
     groups = []
-    backbone = {id(p) for p in model.backbone.swin.parameters()}
+    # Copies of the backbone's weights are its weights.
+    backbone = {id(p) for p in model.backbone.parameters()}
+    if _whole(config):
+        backbone |= {id(p) for p in model.method.parameters()}
     for where, peak in ((True, config.backbone_rate), (False, config.rate)):
         for matrices in (True, False):
             chosen = [
                 p
                 for name, p in model.named_parameters()
                 if p.requires_grad
-                and (id(p) in backbone and config.train == "all") == where
-                and (p.ndim >= 2 and "relative_position" not in name) == matrices
+                and (id(p) in backbone) == where
+                and (p.ndim >= 2 and not name.endswith("table")) == matrices
             ]
             if chosen:
                 groups.append(
@@ -177,12 +184,11 @@ def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
 
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
     """All that the weights depend on, as JSON: compared when a run goes on, and written into its checkpoint."""
-    unused = ("backbone_rate", "drop_path") if config.train == "adapters" else ()
+    unused = ("rank", "options", *(() if _whole(config) else ("drop_path",)))
     settings = {name: value for name, value in asdict(config).items() if name not in (*MAY_CHANGE, *unused)}
     return settings | {
         "tree": str(model.config.tree),
-        "ranks": list(model.config.ranks),
-        "adapter_scale": model.config.scale,
+        "options": dict(model.config.options),
         "loss_weights": {task: LOSS_WEIGHTS[task] for task in model.tasks},
         "batches": {name: config.batches[name] for name in sets},
         "start": sha256(config.start) if config.start else None,

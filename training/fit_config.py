@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+from training.backbones import known_backbones
 from training.data import DATASETS
+from training.decoders import DECODERS
 from training.errors import ConfigError
+from training.methods import METHODS, method_options
 from training.options import number_faults, refuse
 from training.stepping import Precision
-from training.swin import SWINS
 from training.tree import TaskTree
 
 __all__ = ["LOSS_WEIGHTS", "FitConfig", "label_faults"]
@@ -29,20 +31,22 @@ class FitConfig:
         data: folder of each data set, e.g. {nyu: data/nyu, ccp: data/ccp}.
         out: folder for model.safetensors, the resume checkpoint and TensorBoard logs. A folder that holds a run is
             continued; out, workers and save_every may then differ, nothing else.
-        train: all = every weight, without adapters; adapters = adapters and decoders, the backbone frozen.
-        backbone: one of swin_nano, swin_tiny, swin_small, swin_base.
+        method: what is trained of the backbone, and for whom; `python -m training methods` lists them.
+        rank: of low-rank adapters, one for all stages or one a stage, 0 = none there; left out: the method's default.
+        options: others of the method's, e.g. {merge: frozen, norms: per_group}.
+        backbone: one of swin_nano, swin_tiny, swin_small, swin_base, swin_large.
         start: backbone weights (`pretrain` wrote them) or a model.safetensors of an earlier fit; decoders that it
-            lacks start from random weights. Needed to train adapters.
+            lacks start from random weights. Needed wherever the backbone is not trained as a whole.
         tree: task groups a stage: stages split by /, groups by |, tasks by a comma.
-        ranks: of the adapters, a stage; 0 = none there.
-        width: channels of the decoders.
+        decoder: pyramid, or hrnet (MTLoRA's).
+        width: channels of the pyramid decoders.
         batches: photos of each data set in a step, e.g. {nyu: 12, ccp: 4}.
         steps: optimiser steps in all.
-        rate: peak learning rate of decoders and adapters.
-        backbone_rate: peak learning rate of the backbone where it is trained.
+        rate: peak learning rate of decoders and of what the method adds.
+        backbone_rate: peak learning rate of the backbone's own weights, where the method trains them.
         warmup: steps of linear warm-up before the cosine.
         weight_decay: of AdamW, for matrices.
-        drop_path: of the last block, from 0 in the first, where the backbone is trained.
+        drop_path: of the last block, from 0 in the first, where the whole backbone is trained.
         scale: of the input's sides, 1 = as deployed (about 200,000 pixels).
         seed: decides order, augmentation and initial weights.
         workers: processes that read photos, for each data set.
@@ -53,13 +57,15 @@ class FitConfig:
     data: dict[str, Path]
     out: Path
     start: Path | None = None
-    train: Literal["all", "adapters"] = "adapters"
+    method: str = "ptsa"
+    rank: int | list[int] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     backbone: str = "swin_nano"
     tree: str = (
         "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "
         "segmentation,saliency | depth,normals / segmentation | saliency | depth | normals"
     )
-    ranks: list[int] = field(default_factory=lambda: [16, 16, 16, 16])
+    decoder: str = "pyramid"
     width: int = 96
     batches: dict[str, int] = field(default_factory=lambda: dict(BATCHES))
     steps: int = 1000
@@ -73,6 +79,11 @@ class FitConfig:
     workers: int = 1
     precision: Precision = "bf16-mixed"
     save_every: int = 100
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The method's options as they were given."""
+        return {**self.options, **({} if self.rank is None else {"rank": self.rank})}
 
     def __post_init__(self) -> None:
         refuse([*number_faults(vars(self)), *_data_faults(self), *_tree_faults(self), *_model_faults(self)])
@@ -129,15 +140,17 @@ def label_faults(tasks: Sequence[str], labelled: Mapping[str, Sequence[str]]) ->
 
 def _model_faults(config: FitConfig) -> list[str]:
     faults = []
-    if config.backbone not in SWINS:
-        faults.append(f"--backbone {config.backbone!r} is unknown; known are {', '.join(SWINS)}")
-    if len(config.ranks) != 4 or not all(0 <= rank <= 1024 for rank in config.ranks):
-        faults.append(f"--ranks needs 4 numbers from 0 to 1024, one a stage; got {config.ranks}")
-    if config.train == "adapters" and not any(config.ranks):
-        faults.append("--train adapters with --ranks of 0 has nothing to train in the backbone; give a rank above 0")
-    if config.train == "adapters" and config.start is None:
+    if config.backbone not in known_backbones():
+        faults.append(f"--backbone {config.backbone!r} is unknown; known are {', '.join(known_backbones())}")
+    if config.decoder not in DECODERS:
+        faults.append(f"--decoder {config.decoder!r} is unknown; known are {', '.join(DECODERS)}")
+    try:
+        method_options(config.method, config.method_options)
+    except ConfigError as error:
+        return [*faults, f"--method: {error}"]
+    if METHODS[config.method].kind != "full" and config.start is None:
         faults.append(
-            "--train adapters without --start would freeze a backbone of random weights; "
-            "name the weights that `pretrain` or `fit --train all` wrote"
+            f"--method {config.method} without --start would freeze a backbone of random weights; "
+            "name the weights that `pretrain` or `fit --method multi_task` wrote"
         )
     return faults

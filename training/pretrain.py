@@ -14,6 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Subset
 
+from training.backbones import MEAN, STD, build_backbone, known_backbones
+from training.backbones.loading import load_backbone
 from training.checkpoint import sha256, write_whole
 from training.data.loading import load
 from training.data.photos import PhotoFolder, PhotoStream
@@ -25,7 +27,6 @@ from training.progress import Progress
 from training.resume import claim, say_how_far, write_state
 from training.schedule import warmup_cosine
 from training.stepping import Optimisation, Precision, make_fabric, remedy
-from training.swin import MEAN, STD, SWINS, build_swin, load_swin
 from training.teachers import Teacher
 
 __all__ = ["PretrainConfig", "pretrain"]
@@ -44,7 +45,7 @@ class PretrainConfig:
         teachers: stems of teachers: STEM.json and STEM.safetensors.
         out: folder for backbone.safetensors, the checkpoint and TensorBoard logs. A folder that holds a run is
             continued; out, workers and save_every may then differ, nothing else.
-        backbone: one of swin_nano, swin_tiny, swin_small, swin_base.
+        backbone: one of swin_nano, swin_tiny, swin_small, swin_base, swin_large.
         start: weights to start from (safetensors, timm's names); random when left out.
         steps: optimiser steps in all.
         batch: photos a step.
@@ -81,8 +82,8 @@ class PretrainConfig:
         faults += [f"--{name} names none; name at least one" for name in ("photos", "teachers") if not vars(self)[name]]
         if self.size % 32:
             faults.append(f"--size is {self.size}; it must be a multiple of 32")
-        if self.backbone not in SWINS:
-            faults.append(f"--backbone {self.backbone!r} is unknown; known are {', '.join(SWINS)}")
+        if self.backbone not in known_backbones():
+            faults.append(f"--backbone {self.backbone!r} is unknown; known are {', '.join(known_backbones())}")
         refuse(faults)
 
 
@@ -123,11 +124,11 @@ def pretrain(config: PretrainConfig) -> Path:
     folders = [PhotoFolder.parse(text) for text in config.photos]
     photos = PhotoStream(folders, size=config.size, length=config.steps * config.batch, seed=config.seed)
     teach = _Teaching(config, fabric.device)
-    swin = build_swin(config.backbone, size=(config.size, config.size))
+    backbone = build_backbone(config.backbone)
     if config.start is not None:
-        load_swin(swin, config.start)
+        load_backbone(backbone, config.start)
     settings = _settings(config, folders, teach, fabric)
-    student = Student(swin, teach.targets, config.compile)
+    student = Student(backbone, teach.targets, config.compile)
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     run = Optimisation(fabric, student, optimizer, max_norm=1.0)
     result = config.out / RESULT
@@ -190,7 +191,9 @@ def _batches(config: PretrainConfig, photos: PhotoStream, first: int, fabric: Fa
 
 
 def _save_backbone(run: Optimisation, path: Path) -> None:
-    weights = {k: v.detach().float().cpu().contiguous() for k, v in run.model.module.swin.state_dict().items()}
+    weights = {
+        k: v.detach().float().cpu().contiguous() for k, v in run.model.module.backbone.trunk.state_dict().items()
+    }
     # No date: written again, it is the same file, and a run that started from it still knows it.
     write_whole(path, save(weights, metadata={"step": str(run.step)}))
 

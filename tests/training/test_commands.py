@@ -13,7 +13,7 @@ from training.__main__ import main
 from training.fit import FitConfig
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--backbone swin_test --width 8 --scale 0.17 --precision 32-true --warmup 1 --steps 2 --train all"
+SMALL = "--backbone swin_test --width 8 --scale 0.17 --precision 32-true --warmup 1 --steps 2 --method multi_task"
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def test_wrong_options_are_one_line_and_make_no_folder(refused, data: dict[str, 
     out = f"--out {tmp_path / 'run'}"
     for command, message in (
         (f"fit --data '{{}}' {SMALL} {out}", "--data names no data set"),
-        (f"fit {sets} {SMALL} {out} --train adapters", "--train adapters without --start"),
+        (f"fit {sets} {SMALL} {out} --method ptsa", "--method ptsa without --start"),
         (f"fit {sets} {SMALL} {out} --steps 0", "--steps is 0; it must be from 1"),
         (f"fit {sets} {SMALL} {out} --steps many", "\"steps\": Expected a <class 'int'>. Got value: many"),
-        (f"fit {sets} {SMALL} {out} --train nothing", "Got value: nothing"),
+        (f"fit {sets} {SMALL} {out} --method nothing", "method 'nothing' is unknown; known are"),
         (f"fit {sets} {SMALL} {out} --precision fp8", "'32-true', 'bf16-mixed', '16-mixed'"),
         (f"fit {sets} {SMALL} {out} --start {tmp_path / 'x.pth'}", "x.pth is no ptsa checkpoint or weights"),
         (f"fit {sets} {SMALL} {out} --start {tmp_path / 'none'}", "none: no such file of weights"),
@@ -84,7 +84,18 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, broken, ""))
     tree = "depth/depth/depth/depth"
-    command = ["training", "fit", "--data", "{nyu: x}", "--out", str(tmp_path), "--tree", tree, "--train", "all"]
+    command = [
+        "training",
+        "fit",
+        "--data",
+        "{nyu: x}",
+        "--out",
+        str(tmp_path),
+        "--tree",
+        tree,
+        "--method",
+        "multi_task",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(ValueError, match="not the user's"):
         main()
@@ -98,7 +109,18 @@ def test_control_c_is_one_line_and_says_how_to_go_on(
 
     monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, interrupted, ""))
     tree = "depth/depth/depth/depth"
-    command = ["training", "fit", "--data", "{nyu: x}", "--out", str(tmp_path), "--tree", tree, "--train", "all"]
+    command = [
+        "training",
+        "fit",
+        "--data",
+        "{nyu: x}",
+        "--out",
+        str(tmp_path),
+        "--tree",
+        tree,
+        "--method",
+        "multi_task",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as caught:
         main()

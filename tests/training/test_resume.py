@@ -33,7 +33,7 @@ TREE = (
 def adapted(fit_config: FitConfig, tmp_path: Path) -> FitConfig:
     """A finished run of two steps that adapted a model."""
     full = fit(replace(fit_config, steps=1, out=tmp_path / "full"))
-    config = replace(fit_config, train="adapters", start=full, steps=2)
+    config = replace(fit_config, method="ptsa", rank=2, start=full, steps=2)
     fit(config)
     return config
 
@@ -44,7 +44,9 @@ def test_other_settings_are_refused_by_name_and_the_result_stays(adapted: FitCon
     (other / "train/image/0004.jpg").unlink()
     for folder in ("segmentation", "depth", "normals"):
         next((other / "train" / folder).glob("0004.*")).unlink()
-    changed_start = fit(replace(adapted, train="all", start=None, seed=1, steps=1, out=tmp_path / "other"))
+    changed_start = fit(
+        replace(adapted, method="multi_task", rank=None, start=None, seed=1, steps=1, out=tmp_path / "other")
+    )
     for change, message in (
         ({"tree": TREE}, r"tree was .* \| depth,normals / .*, now .* \| normals,saliency / "),
         ({"rate": 1e-4, "weight_decay": 0.1}, "rate was 0.001, now 0.0001; weight_decay was 0.05, now 0.1"),
