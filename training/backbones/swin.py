@@ -151,7 +151,7 @@ def _scores(qkv: Tensor, *, heads: int) -> Tensor:
 def _attend(scores: Tensor, qkv: Tensor, *, shift: int, size: tuple[int, int]) -> Tensor:
     """Scores (W, heads, T, T) and (W, T, 3 C) of a map of `size` (h, w) -> tokens (W, T, C)."""
     _, heads, tokens, _ = scores.shape
-    v = _split(qkv, heads)[2]
+    _, _, v = _split(qkv, heads).unbind(0)
     if shift:
         mask = torch.tensor(_mask(*size), dtype=scores.dtype, device=scores.device)
         scores = scores.view(-1, len(mask), heads, tokens, tokens) + mask[None, :, None]
