@@ -1,11 +1,10 @@
 """Decoders by name: from the maps of a backbone's stages to one task's raw output planes.
 
-`pyramid` is ours. Each stage is normalised and projected to one width *before* anything is up-sampled (a 1x1 projection and bilinear
-up-sampling commute, and the projection is then 4 to 64 times cheaper); the maps are added from coarse to fine, with
-a 3x3 convolution at strides 16, 8 and 4 where neighbours must agree. The coarsest map also gets what windows of 7
-tokens cannot see, for 0.2 % of the multiply-adds: the mean of all tokens (global context, PSPNet, arXiv 1612.01105)
-and where each token lies (CoordConv, arXiv 1807.03247).
-
+`pyramid` is ours. Each stage is normalised and projected to one width *before* anything is up-sampled (a 1x1 projection
+and bilinear up-sampling commute, and the projection is then 4 to 64 times cheaper); the maps are added from coarse to
+fine, with a 3x3 convolution at strides 16, 8 and 4 where neighbours must agree. The coarsest map also gets what windows
+of 7 tokens cannot see, for 0.2 % of the multiply-adds: the mean of all tokens (global context, PSPNet, arXiv
+1612.01105) and where each token lies (CoordConv, arXiv 1807.03247).
 It follows feature pyramids (Lin et al., arXiv 1612.03144; Panoptic FPN's sum, arXiv 1901.02446).
 
 `hrnet` is MTLoRA's (arXiv 2403.20320, after HRNet's, arXiv 1908.07919), for its published counts; on Swin nano it costs
