@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptsa_serve.manifest import TaskRecord
 from ptsa_serve.tasks import TASKS, Task
 from training.backbones import MEAN, STD, build_backbone
 from training.decoders import DECODERS
+from training.errors import ConfigError
 from training.executor import Stacked
 from training.methods import build_method, method_options, method_tree
 from training.tree import TaskTree
@@ -24,7 +26,9 @@ class ModelConfig:
     """What it takes to build a model again.
 
     tree: groups a stage, for methods that have any. options: of the method, see its file. decoder: a row of
-    `DECODERS`. width: of its inner maps, where it has a choice. Raises ConfigError for options that do not fit.
+    `DECODERS`. width: of its inner maps, where it has a choice. tasks: what each task of the tree returns, in the
+    tree's order; left out: the rows of `TASKS`. Raises ConfigError for options that do not fit, and for a task without
+    a record.
     """
 
     backbone: str
@@ -33,18 +37,23 @@ class ModelConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     decoder: str = "pyramid"
     width: int = 96
+    tasks: tuple[Task, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", method_options(self.method, dict(self.options)))
         object.__setattr__(self, "tree", method_tree(self.method, self.tree))
+        object.__setattr__(self, "tasks", _records(self.tree, self.tasks))
 
     def to_json(self) -> dict:
-        return {**asdict(self), "tree": self.tree.to_json()}
+        tasks = [TaskRecord.of(task).model_dump(mode="json") for task in self.tasks]
+        return {**asdict(self), "tree": self.tree.to_json(), "tasks": tasks}
 
     @classmethod
     def from_json(cls, data: dict) -> "ModelConfig":
         """Inverse of `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
-        return cls(**{**data, "tree": TaskTree.from_json(data["tree"])})
+        # The first checkpoints do not say what their tasks are: there was one table of them.
+        tasks = tuple(TaskRecord.model_validate(task).task() for task in data.get("tasks", ()))
+        return cls(**{**data, "tree": TaskTree.from_json(data["tree"]), "tasks": tasks})
 
 
 class PTSAModel(nn.Module):
@@ -60,7 +69,7 @@ class PTSAModel(nn.Module):
     def __init__(self, config: ModelConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.tasks: dict[str, Task] = {name: TASKS[name] for name in config.tree.tasks}
+        self.tasks: dict[str, Task] = {task.name: task for task in config.tasks}
         decoder = DECODERS[config.decoder]
         self.backbone = build_backbone(config.backbone, drop_path=drop_path)
         self.method = build_method(config.method, self.backbone, config.tree, dict(config.options), decoder.tap)
@@ -94,6 +103,14 @@ class PTSAModel(nn.Module):
         owners |= {f"backbone.trunk.{name}": everyone for name in self.method.trained}
         own = {name for name, _ in self.named_parameters() if name.startswith("decoders.")}
         return owners | {name: frozenset({name.split(".")[1]}) for name in own}
+
+
+def _records(tree: TaskTree, given: Sequence[Task]) -> tuple[Task, ...]:
+    """One record for each task of the tree, in its order."""
+    known = {task.name: task for task in given} or TASKS
+    if unknown := [name for name in tree.tasks if name not in known]:
+        raise ConfigError(f"the tree names {', '.join(unknown)}, the tasks are {', '.join(known)}; name those alone")
+    return tuple(known[name] for name in tree.tasks)
 
 
 def check_size(size: tuple[int, int]) -> None:

@@ -13,12 +13,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ptsa_serve.tasks import TASKS, Task
 from training.backbones.swin import SWINS
 from training.changes import LowRank
 from training.checkpoint import load_checkpoint, read_info, save_checkpoint
 from training.checkpoint_v1 import upgraded_config
-from training.errors import CheckpointError
+from training.errors import CheckpointError, ConfigError
 from training.model import ModelConfig, PTSAModel
+from training.tree import TaskTree
 
 MATRIX = "backbone.trunk.layers.1.downsample.reduction.weight"
 
@@ -103,6 +105,26 @@ def test_the_adapters_scale_comes_back(model: PTSAModel, tmp_path: Path) -> None
     save_checkpoint(other, tmp_path / "model.safetensors", info={})
     found = load_checkpoint(tmp_path / "model.safetensors").modules()
     assert {module.scale for module in found if isinstance(module, LowRank)} == {2.0}
+
+
+def test_tasks_come_back_as_they_were_given(tmp_path: Path, tree: TaskTree) -> None:
+    """Two data sets may mean different things by one name; files that do not say have the package's own."""
+    two = Task("segmentation", "classes", 2, classes=("wall", "rest"), colors=((0, 0, 0), (255, 255, 255)))
+    tasks = (TASKS["saliency"], two, TASKS["normals"], TASKS["depth"])
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(PTSAModel(ModelConfig("swin_test", tree, width=8, tasks=tasks)), path, info={})
+    model = load_checkpoint(path)
+    assert list(model.tasks) == list(tree.tasks)
+    assert model.tasks == {task.name: task for task in tasks}
+    assert model(torch.zeros(1, 3, 32, 32))["segmentation"].shape[1] == 2
+    save_checkpoint(PTSAModel(ModelConfig("swin_test", tree, width=8)), path, info={})
+    _rewrite(path, lambda data: data["model"].pop("tasks"))
+    assert load_checkpoint(path).tasks == {name: TASKS[name] for name in tree.tasks}
+
+
+def test_a_task_without_a_record_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the tree names parts, the tasks are depth; name those alone"):
+        ModelConfig("swin_test", TaskTree.shared(("depth", "parts")), tasks=(TASKS["depth"],))
 
 
 @pytest.mark.parametrize(
