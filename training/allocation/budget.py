@@ -45,7 +45,7 @@ class Choice:
 
 
 def from_budget(tasks: Sequence[str], similarity: NDArray[np.float64], budgets: Sequence[Budget]) -> Choice:
-    """The tree of least J within all `budgets`, for similarities (S, T, T); of equal J the cheapest, first budget first.
+    """The tree of least J within all `budgets`; of equal ones the cheapest by the first. `similarity` is (S, T, T).
 
     A cost is asked for at most once a tree, or once for all of the same counts, and only where every budget before
     holds: put the dearest to measure last. Exact up to `MOST_TASKS` tasks; above, each counts have one tree, that of
@@ -98,7 +98,9 @@ def _order(tree: TaskTree) -> list[list[list[int]]]:
 
 def _nothing(tree: TaskTree, budgets: Sequence[Budget], known: dict[tuple[str, object], float]) -> ConfigError:
     costs = [(budget, _ask(budget, tree, known)) for budget in budgets]
-    over = [f"{cost:,.10g} {budget.name}, allowed are {budget.limit:,.10g}" for budget, cost in costs if cost > budget.limit]
+    over = [
+        f"{cost:,.10g} {budget.name}, allowed are {budget.limit:,.10g}" for budget, cost in costs if cost > budget.limit
+    ]
     return ConfigError(
         f"no tree is within the budget: one group at every stage, the smallest, costs {'; '.join(over)}; allow more"
     )

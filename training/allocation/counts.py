@@ -24,9 +24,7 @@ def default_counts(tasks: int) -> tuple[int, int, int, int]:
     return (1, 1, 2, 2) if tasks == 2 else (1, min(2, half), half, tasks)
 
 
-def from_counts(
-    tasks: Sequence[str], similarity: NDArray[np.float64], counts: Sequence[int] | None = None
-) -> TaskTree:
+def from_counts(tasks: Sequence[str], similarity: NDArray[np.float64], counts: Sequence[int] | None = None) -> TaskTree:
     """The tree of least cost J (`partitions`) with `counts` groups a stage, for similarities (S, T, T).
 
     Exact up to `MOST_TASKS` tasks, by average linkage above. Deterministic: of equal trees the lexicographically

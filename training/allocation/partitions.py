@@ -40,9 +40,7 @@ def _grow(groups: Partition, used: int, missing: int) -> Iterator[Partition]:
 
 def partition_cost(similarity: NDArray[np.float64], partition: Partition) -> float:
     """J of one stage, for its similarities (T, T)."""
-    return float(
-        sum(sum(1 - similarity[i, j] for i, j in combinations(group, 2)) / len(group) for group in partition)
-    )
+    return float(sum(sum(1 - similarity[i, j] for i, j in combinations(group, 2)) / len(group) for group in partition))
 
 
 def tree_cost(similarity: NDArray[np.float64], tree: TaskTree) -> float:

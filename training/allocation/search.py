@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ def search(similarity: NDArray[np.float64], counts: Sequence[int]) -> Search:
         np.array([partition_cost(matrix, partition) for partition in stage])
         for matrix, stage in zip(similarity, stages, strict=True)
     )
-    links = tuple(_refines(tasks, *pair) for pair in zip(counts, counts[1:], strict=False))
+    links = tuple(_refines(tasks, *pair) for pair in pairwise(counts))
     onwards = [costs[-1]]
     for cost, link in zip(costs[-2::-1], links[::-1], strict=True):
         onwards.insert(0, cost + np.where(link, onwards[0], np.inf).min(1))
@@ -103,5 +104,6 @@ def _refines(tasks: int, wide: int, narrow: int) -> NDArray[np.bool_]:
 def _pairs(tasks: int, groups: int) -> NDArray[np.int64]:
     """For each partition the pairs it keeps together, a bit each."""
     return np.array(
-        [sum(1 << (i * tasks + j) for g in p for i in g for j in g if i < j) for p in partitions(tasks, groups)], np.int64
+        [sum(1 << (i * tasks + j) for g in p for i in g for j in g if i < j) for p in partitions(tasks, groups)],
+        np.int64,
     )

@@ -1,8 +1,8 @@
-"""Measure how alike the tasks' gradients are, batch by batch: the mean over batches of the similarity of two gradients.
+"""Measure how alike the tasks' gradients are: the mean over batches of the similarity of two gradients.
 
-Not the similarity of mean gradients: PTSA (arXiv 2509.19602) takes the expectation over samples. The gradients are those
-of the frozen weights that adapters sit on, not of the adapters: at the start their second factor is 0, so the gradient
-of the first is 0, and that of the second depends on random numbers.
+Not the similarity of mean gradients: PTSA (arXiv 2509.19602) takes the expectation over samples. The gradients are
+those of the frozen weights under the adapters, not of the adapters: at the start their second factor is 0, so the
+gradient of the first is 0, and that of the second depends on random numbers.
 """
 
 import time
@@ -41,7 +41,7 @@ def measure(
     tasks: Sequence[str],
     loss_weights: Mapping[str, float],
 ) -> Similarity:
-    """Similarities of `tasks` by the gradients of their losses with respect to `weights`, the frozen ones of each stage.
+    """Similarities of `tasks` by the gradients of their losses with respect to `weights`, each stage's frozen ones.
 
     losses: the loss of each task for a batch, through `model`, in float32; None, or left out, where the batch has no
     label for it. A batch may hold different photos for different tasks. loss_weights matter to the measure `weighted`.
@@ -74,7 +74,9 @@ def _check(weights: Sequence[Sequence[nn.Parameter]]) -> None:
         raise ValueError("every stage needs weights to take gradients of")
     parameters = [parameter for stage in weights for parameter in stage]
     if any(parameter.requires_grad for parameter in parameters):
-        raise ValueError("similarity wants the frozen weights under the adapters; of adapters at their start it is noise")
+        raise ValueError(
+            "similarity wants the frozen weights under the adapters; of adapters at their start it is noise"
+        )
     if odd := {str(parameter.dtype) for parameter in parameters} - {"torch.float32", "torch.float64"}:
         raise ValueError(f"weights are {', '.join(sorted(odd))}: small gradients would be 0; make them float32")
 
@@ -165,9 +167,7 @@ def _refuse_diverged(skipped: Mapping[str, Skipped], batches: int) -> None:
             )
 
 
-def _refuse_few(
-    tasks: Sequence[str], count: NDArray[np.int64], skipped: Mapping[str, Skipped], batches: int
-) -> None:
+def _refuse_few(tasks: Sequence[str], count: NDArray[np.int64], skipped: Mapping[str, Skipped], batches: int) -> None:
     for i, j in combinations(range(len(tasks)), 2):
         scope = int(count[:, i, j].argmin())
         if count[scope, i, j] < FEWEST:

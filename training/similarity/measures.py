@@ -1,6 +1,6 @@
 """Three similarities of two gradients, for every pair of tasks and every stage at once.
 
-PTSA (arXiv 2509.19602) divides both gradients by |g| + |g'| before their cosine. Read as norms that would change nothing,
+PTSA (arXiv 2509.19602) divides both gradients by |g| + |g'| before their cosine. With norms that would change nothing,
 so it is read coordinate by coordinate: with m = |a| + |b|, u = a / m and v = b / m (0 where m is 0),
 
     S(a, b) = sum(u v) / (sqrt(sum(u²)) sqrt(sum(v²)))

@@ -33,14 +33,14 @@ def heat_maps(similarity: Similarity, measure: Measure = "unit") -> bytes:
     side = max(2.2, CELL * tasks)
     figure = Figure(figsize=(COLUMNS * (side + 0.1) + 1.9, rows * (side + 0.4) + 1.3), dpi=160, layout="constrained")
     figure.suptitle(
-        f"Task similarity: {TITLES[measure]}\nmean ± standard error over {similarity.batches} batches", fontsize=11
+        f"Task similarity: {TITLES[measure]}\nmean ± standard error over {similarity.batches} batches\n", fontsize=11
     )
     axes = figure.subplots(rows, COLUMNS, squeeze=False)
     scale = _scale(similarity.mean[measure])
     for index, ax in enumerate(axes.ravel()):
         if index < len(names):
             _map(ax, similarity.mean[measure][index], similarity.error[measure][index], scale)
-            ax.set_title(names[index], fontsize=10)
+            ax.set_title(names[index], fontsize=10, fontweight="bold")
             _name(ax, similarity.tasks, above=index < COLUMNS, left=index % COLUMNS == 0)
         else:
             ax.set_axis_off()
