@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.fit_config import LOSS_WEIGHTS
+from ptsa_serve.tasks import TASKS
 from training.options import number_faults, refuse
 from training.similarity.measure import FEWEST
 from training.similarity.record import Measure, Scope
@@ -44,10 +44,10 @@ class SimilarityConfig:
     backbone: str = "swin_nano"
     tasks: list[str] | None = None
     width: int = 96
-    batches: dict[str, int] = field(default_factory=lambda: {"nyu": 8, "ccp": 8})
+    batches: dict[str, int] = field(default_factory=lambda: {"nyu": 4, "ccp": 2})
     warm_up: int = 100
     rate: float = 1e-3
-    observations: int = 64
+    observations: int = 32
     measure: Measure = "unit"
     scope: Scope = "stage"
     counts: list[int] | None = None
@@ -75,11 +75,7 @@ class SimilarityConfig:
 def _task_faults(tasks: list[str] | None) -> list[str]:
     if tasks is None:
         return []
-    faults = [
-        f"--tasks: {task!r} is unknown; known are {', '.join(LOSS_WEIGHTS)}"
-        for task in tasks
-        if task not in LOSS_WEIGHTS
-    ]
+    faults = [f"--tasks: {task!r} is unknown; known are {', '.join(TASKS)}" for task in tasks if task not in TASKS]
     if not tasks or len(set(tasks)) != len(tasks):
         faults.append(f"--tasks is {tasks}; name each task once, or leave the option out for all that are labelled")
     return faults

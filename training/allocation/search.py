@@ -55,7 +55,7 @@ class Search:
         best = self.best()
         yield self.least, best
         # What a chain costs at least is known exactly, so none is completed before its turn.
-        heap = [(float(cost), (i,)) for i, cost in enumerate(self.onwards[0])]
+        heap: list[tuple[float, tuple[int, ...]]] = [(float(cost), (i,)) for i, cost in enumerate(self.onwards[0])]
         heapify(heap)
         while heap:
             cost, chain = heappop(heap)

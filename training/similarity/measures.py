@@ -16,7 +16,6 @@ Letters: S stages, T tasks.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -29,8 +28,9 @@ MEASURES = ("unit", "weighted", "plain_cosine")
 # a stage; a list of stages is all.
 Gradients = Sequence[Sequence[Sequence[Tensor | None]]]
 
-# Coordinates at a time: T float64 vectors of this length stay in a core's cache.
-_CHUNK = 1 << 15
+# Numbers at a time, of all tasks together. On a CPU they stay in the cache, and torch keeps to one thread, as below
+# its grain of 32768: two that wait for each other after every product are slower, many times on a busy machine.
+_CHUNK = {"cpu": (1 << 15) - 1, "cuda": 1 << 24}
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def compare(gradients: Gradients) -> Comparison:
     products = _products(gradients)
     products = torch.cat([products, products.sum(0, keepdim=True)])
     norms = products.diagonal(dim1=1, dim2=2).sqrt()
-    of_stages, of_all = norms[:-1], norms[-1:].expand_as(norms[:-1])
-    unit = torch.cat([_sums(gradients, of_stages), _sums(gradients, of_all).sum(0, keepdim=True)])
-    plain = _sums(gradients, torch.ones_like(of_stages))
-    weighted = torch.cat([plain, plain.sum(0, keepdim=True)])
+    stages = norms[:-1]
+    sums = _sums(gradients, torch.stack([torch.ones_like(stages), stages, norms[-1:].expand_as(stages)]))
+    weighted = torch.cat([sums[0], sums[0].sum(0, keepdim=True)])
+    unit = torch.cat([sums[1], sums[2].sum(0, keepdim=True)])
     found = {
         "unit": _cosine(unit),
         "weighted": _cosine(weighted),
@@ -78,20 +78,21 @@ def _products(gradients: Gradients) -> Tensor:
     return torch.stack(products)
 
 
-def _sums(gradients: Gradients, norms: Tensor) -> Tensor:
-    """sum(u v), sum(u²) and sum(v²) of each pair, (S, T, T, 3), of gradients divided by `norms` (S, T)."""
-    tasks = norms.shape[1]
-    sums = norms.new_zeros(len(gradients), tasks, tasks, 3)
-    for total, stage, divisors in zip(sums, gradients, norms, strict=True):
-        for chunk in _chunks(stage):
-            rows = chunk / divisors[:, None]
-            sizes = rows.abs()
-            for i, j in combinations(range(tasks), 2):
-                m = sizes[i] + sizes[j]
-                m[m == 0] = 1
-                u, v = rows[i] / m, rows[j] / m
-                total[i, j] += torch.stack([u @ v, u @ u, v @ v])
-    return sums + sums.transpose(1, 2)
+def _sums(gradients: Gradients, divisors: Tensor) -> Tensor:
+    """sum(u v), sum(u²) and sum(v²) of each pair, (D, S, T, T, 3), of gradients divided by `divisors` (D, S, T)."""
+    ways, stages, tasks = divisors.shape
+    sums = divisors.new_zeros(ways, stages, tasks, tasks, 3)
+    for stage, parameters in enumerate(gradients):
+        for chunk in _chunks(parameters):
+            for way in range(ways):
+                rows = chunk / divisors[way, stage, :, None]
+                sizes = rows.abs()
+                for i in range(tasks - 1):
+                    m = sizes[i] + sizes[i + 1 :]
+                    m.masked_fill_(m == 0, 1)
+                    u, v = rows[i] / m, rows[i + 1 :] / m
+                    sums[way, stage, i, i + 1 :] += torch.stack([(u * v).sum(1), (u * u).sum(1), (v * v).sum(1)], 1)
+    return sums + sums.transpose(2, 3)
 
 
 def _cosine(sums: Tensor) -> Tensor:
@@ -99,14 +100,16 @@ def _cosine(sums: Tensor) -> Tensor:
 
 
 def _chunks(stage: Sequence[Sequence[Tensor | None]]) -> Iterator[Tensor]:
-    """The gradients of a stage as (T, at most _CHUNK) float64, one parameter after the other."""
+    """The gradients of a stage as (T, n) float64, `_CHUNK` numbers at most, one parameter after the other."""
     for gradients in stage:
         flat = [None if g is None else g.reshape(-1) for g in gradients]
         known = next((g for g in flat if g is not None), None)
-        for start in range(0, 0 if known is None else known.numel(), _CHUNK):
-            assert known is not None
-            zeros = torch.zeros_like(known[start : start + _CHUNK])
-            yield torch.stack([(zeros if g is None else g[start : start + _CHUNK]).double() for g in flat])
+        if known is None:
+            continue
+        length = max(1, _CHUNK[known.device.type] // len(flat))
+        for start in range(0, known.numel(), length):
+            zeros = torch.zeros_like(known[start : start + length])
+            yield torch.stack([(zeros if g is None else g[start : start + length]).double() for g in flat])
 
 
 def _device(gradients: Gradients) -> torch.device | None:
