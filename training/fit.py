@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from training.checkpoint import as_stored, save_checkpoint, sha256
+from training.build import build, parameter_groups
+from training.checkpoint import save_checkpoint, sha256
 from training.data.labels import IGNORE
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
@@ -23,12 +23,11 @@ from training.evaluate import scaled
 from training.fit_config import LOSS_WEIGHTS, FitConfig, label_faults
 from training.log import curves
 from training.losses import class_weights, task_loss
-from training.model import ModelConfig, PTSAModel
+from training.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
 from training.progress import Progress
 from training.resume import claim, say_how_far, write_state
 from training.schedule import warmup_cosine
-from training.start import take_over
 from training.stepping import Optimisation, make_fabric, remedy
 from training.tree import TaskTree
 
@@ -55,7 +54,7 @@ def fit(config: FitConfig) -> Path:
         check_labels(data)
     model = build(config)
     settings = _settings(config, model, sets, fabric)
-    run = Optimisation(fabric, model, torch.optim.AdamW(_groups(model, config), lr=config.rate), max_norm=5.0)
+    run = Optimisation(fabric, model, torch.optim.AdamW(parameter_groups(model, config), lr=config.rate), max_norm=5.0)
     if state := claim(config.out, RESUME, RESULT, settings):
         run.restore(state)
         say_how_far(config.out, run.step, config.steps)
@@ -98,25 +97,6 @@ def _run(config: FitConfig, run: Optimisation, mix: Mix, weights: dict[str, Tens
                 write_state(config.out / RESUME, run.state(), settings)
 
 
-def build(config: FitConfig) -> PTSAModel:
-    """The model to train, with its starting weights and what is trainable set."""
-    tree = TaskTree.parse(config.tree)
-    adapted = config.train == "adapters"
-    if not adapted:
-        tree = TaskTree.shared(tree.tasks)
-    ranks = tuple(config.ranks) if adapted else (0, 0, 0, 0)
-    model_config = ModelConfig(config.backbone, tree, ranks, config.width)
-    model = PTSAModel(model_config, drop_path=0.0 if adapted else config.drop_path)
-    if config.start is not None:
-        take_over(model, config.start)
-    if adapted:
-        model.freeze_backbone()
-        for parameter in model.backbone.swin.parameters():
-            # The shipped precision: nothing learnt on top is lost to rounding.
-            parameter.data = as_stored(parameter.data).float()
-    return model
-
-
 def _step(fabric: Fabric, model, batches: dict[str, dict], weights: dict[str, Tensor]) -> dict[str, float]:
     """Add up the gradients of one batch of each data set; returns the loss of each task."""
     values = {}
@@ -153,26 +133,6 @@ def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device)
             pixels = np.bincount(labels[labels != IGNORE], minlength=model.tasks[task].channels)
             weights[task] = class_weights(torch.from_numpy(pixels)).to(device)
     return weights
-
-
-def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
-    """Parameter groups: backbone and the rest, each with decay for matrices only."""
-    groups = []
-    backbone = {id(p) for p in model.backbone.swin.parameters()}
-    for where, peak in ((True, config.backbone_rate), (False, config.rate)):
-        for matrices in (True, False):
-            chosen = [
-                p
-                for name, p in model.named_parameters()
-                if p.requires_grad
-                and (id(p) in backbone and config.train == "all") == where
-                and (p.ndim >= 2 and "relative_position" not in name) == matrices
-            ]
-            if chosen:
-                groups.append(
-                    {"params": chosen, "peak": peak, "weight_decay": config.weight_decay if matrices else 0.0}
-                )
-    return groups
 
 
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
