@@ -1,9 +1,10 @@
 """Train a multi-task model on labelled photos: all of its weights, or adapters and decoders on a frozen backbone."""
 
 import hashlib
-import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,16 @@ from training.data.labels import IGNORE
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
 from training.data.transforms import Augmentation
-from training.errors import DivergedError
 from training.evaluate import scaled
 from training.fit_config import LOSS_WEIGHTS, FitConfig, label_faults
-from training.log import curves
+from training.loop import Plan, Work, train
 from training.losses import class_weights, task_loss
 from training.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
-from training.progress import Progress
 from training.resume import claim, say_how_far, write_state
-from training.schedule import warmup_cosine
-from training.stepping import Optimisation, make_fabric, remedy
+from training.rules.base import Batch
+from training.rules.weighted_sum import WeightedSum
+from training.stepping import Optimisation, make_fabric
 from training.tree import TaskTree
 
 __all__ = ["FitConfig", "fit"]
@@ -59,8 +59,14 @@ def fit(config: FitConfig) -> Path:
         run.restore(state)
         say_how_far(config.out, run.step, config.steps)
     if run.step < config.steps:
-        weights = _class_weights(sets, model, fabric.device)
-        _run(config, run, _mix(config, sets), weights, settings)
+        work = Work(
+            batches=partial(_batches, config, sets),
+            losses=partial(_losses, run, _class_weights(sets, model, fabric.device)),
+            weights=LOSS_WEIGHTS,
+            save=lambda: write_state(config.out / RESUME, run.state(), settings),
+        )
+        plan = Plan("fit", config.out, config.steps, config.warmup, config.seed, config.save_every)
+        train(run, WeightedSum(), plan, work)
     # Made from the state, again where a kill came between the two.
     result = config.out / RESULT
     started = {"start": {"file": config.start.name, "sha256": settings["start"]} if config.start else None}
@@ -68,54 +74,24 @@ def fit(config: FitConfig) -> Path:
     return result
 
 
-def _mix(config: FitConfig, sets: dict[str, Any]) -> Mix:
+def _batches(config: FitConfig, sets: dict[str, Any], first: int, last: int) -> Iterator[list[Batch]]:
+    """The batches of each step: one of each data set."""
     sources = {}
     for name, data in sets.items():
         size = scaled(data.size, config.scale)
         sources[name] = (Source(data, size=size, augment=Augmentation(), seed=config.seed), config.batches[name])
-    return Mix(sources, workers=config.workers)
+    for batches in Mix(sources, workers=config.workers).steps(first, last):
+        yield [Batch(f"{name} photos {', '.join(batch['name'])}", batch) for name, batch in batches.items()]
 
 
-def _run(config: FitConfig, run: Optimisation, mix: Mix, weights: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """From `run.step` to the last step, saving on the way."""
-    with (
-        curves(config.out / "logs", first=run.step) as writer,
-        Progress("fit", config.steps, start=run.step) as progress,
-    ):
-        run.model.train()
-        for batches in mix.steps(run.step, config.steps):
-            step = run.step
-            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout and drop path
-            for group in run.optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, config.steps, peak=group["peak"], warmup=config.warmup)
-            losses = _step(run.fabric, run.model, batches, weights)
-            run.advance("; ".join(_photos(name, batch) for name, batch in batches.items()))
-            progress.update(run.step, **losses)
-            for task, value in losses.items():
-                writer.add_scalar(f"loss/{task}", value, step)
-            if run.step % config.save_every == 0 or run.step == config.steps:
-                write_state(config.out / RESUME, run.state(), settings)
-
-
-def _step(fabric: Fabric, model, batches: dict[str, dict], weights: dict[str, Tensor]) -> dict[str, float]:
-    """Add up the gradients of one batch of each data set; returns the loss of each task."""
-    values = {}
-    for name, batch in batches.items():
-        tasks = [task for task in batch if task in model.tasks]
-        raw = model(batch["image"].to(fabric.device), tasks)
-        losses = {
-            task: task_loss(model.tasks[task], raw[task], batch[task].to(fabric.device), weights.get(task))
-            for task in tasks
-        }
-        values |= {task: loss.item() for task, loss in losses.items()}
-        if bad := [f"{task} is {values[task]}" for task in tasks if not math.isfinite(values[task])]:
-            raise DivergedError(f"the loss of {', '.join(bad)} for {_photos(name, batch)}; {remedy()}")
-        fabric.backward(sum(LOSS_WEIGHTS[task] * loss for task, loss in losses.items()))  # pyright: ignore
-    return values
-
-
-def _photos(name: str, batch: dict) -> str:
-    return f"{name} photos {', '.join(batch['name'])}"
+def _losses(run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+    """The loss of each task that the batch has labels for."""
+    tasks = [task for task in batch if task in run.model.tasks]
+    device = run.fabric.device
+    raw = run.model(batch["image"].to(device), tasks)
+    return {
+        task: task_loss(run.model.tasks[task], raw[task], batch[task].to(device), weights.get(task)) for task in tasks
+    }
 
 
 def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device) -> dict[str, Tensor]:

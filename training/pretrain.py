@@ -1,10 +1,10 @@
 """Distil small pre-trained teachers into a Swin, on photos without labels: the loop around `training.distillation`."""
 
 import hashlib
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from training.checkpoint import sha256, write_whole
 from training.data.loading import load
 from training.data.photos import PhotoFolder, PhotoStream
 from training.distillation import WEIGHTS, Student, Target, calibrate, hint_loss, match_targets
-from training.errors import DivergedError
-from training.log import curves
+from training.loop import Plan, Work, train
 from training.options import MAY_CHANGE, number_faults, refuse
-from training.progress import Progress
 from training.resume import claim, say_how_far, write_state
-from training.schedule import warmup_cosine
-from training.stepping import Optimisation, Precision, make_fabric, remedy
+from training.rules.base import Batch
+from training.rules.weighted_sum import WeightedSum
+from training.stepping import Optimisation, Precision, make_fabric
 from training.swin import MEAN, STD, SWINS, build_swin, load_swin
 from training.teachers import Teacher
 
@@ -128,7 +127,8 @@ def pretrain(config: PretrainConfig) -> Path:
         load_swin(swin, config.start)
     settings = _settings(config, folders, teach, fabric)
     student = Student(swin, teach.targets, config.compile)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    group = {"params": list(student.parameters()), "peak": config.rate}
+    optimizer = torch.optim.AdamW([group], lr=config.rate, weight_decay=config.weight_decay)
     run = Optimisation(fabric, student, optimizer, max_norm=1.0)
     result = config.out / RESULT
     if state := claim(config.out, RESUME, RESULT, settings):
@@ -136,57 +136,48 @@ def pretrain(config: PretrainConfig) -> Path:
         teach.scale(state["scales"])
         say_how_far(config.out, run.step, config.steps)
     else:
-        few = zip(_batches(config, photos, 0, fabric), range(8), strict=False)
-        calibrate(teach.targets, [teach(images) for images, _ in few])
+        few = _images(config, photos, fabric, 0, min(8, config.steps))
+        calibrate(teach.targets, [teach(images) for images in few])
+
+    def save() -> None:
+        write_state(config.out / RESUME, {**run.state(), "scales": teach.scales()}, settings)
+        _save_backbone(run, result)
+
     if run.step < config.steps:
-        _run(config, run, photos, teach, settings)
+        work = Work(
+            batches=partial(_batches, config, photos, fabric),
+            losses=partial(_losses, run, teach),
+            weights={target.name: WEIGHTS[target.kind] for target in teach.targets},
+            save=save,
+        )
+        plan = Plan("pretrain", config.out, config.steps, config.warmup, config.seed, config.save_every)
+        train(run, WeightedSum(), plan, work)
     # Made from the state, again where a kill came between the two.
     _save_backbone(run, result)
     return result
 
 
-def _run(
-    config: PretrainConfig, run: Optimisation, photos: PhotoStream, teach: _Teaching, settings: dict[str, Any]
-) -> None:
-    """From `run.step` to the last step, saving on the way."""
-    with (
-        curves(config.out / "logs", first=run.step) as writer,
-        Progress("pretrain", config.steps, start=run.step) as progress,
-    ):
-        run.model.train()
-        for images in _batches(config, photos, run.step, run.fabric):
-            step = run.step
-            for group in run.optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, config.steps, peak=config.rate, warmup=config.warmup)
-            losses = _backward(run, images, teach)
-            run.advance(f"step {step}")
-            progress.update(run.step, **losses)
-            for name, value in losses.items():
-                writer.add_scalar(name, value, step)
-            if run.step % config.save_every == 0 or run.step == config.steps:
-                write_state(config.out / RESUME, {**run.state(), "scales": teach.scales()}, settings)
-                _save_backbone(run, config.out / RESULT)
-
-
-def _backward(run: Optimisation, images: Tensor, teach: _Teaching) -> dict[str, float]:
-    """Gradients of the weighted sum, returned as `loss`, beside each target's own. Raises DivergedError."""
+def _losses(run: Optimisation, teach: _Teaching, images: Tensor) -> dict[str, Tensor]:
+    """The loss of each target, for images float32 (N, 3, H, W), 0...255."""
     mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
     predicted = run.model((images - mean) / std)
-    losses = {t.name: hint_loss(t, p, y) for t, p, y in zip(teach.targets, predicted, teach(images), strict=True)}
-    loss = torch.stack([WEIGHTS[target.kind] * losses[target.name] for target in teach.targets]).sum()
-    if not math.isfinite(loss.item()):
-        raise DivergedError(f"the loss is {loss.item()} at step {run.step}; {remedy()}")
-    run.fabric.backward(loss)
-    return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
+    return {t.name: hint_loss(t, p, y) for t, p, y in zip(teach.targets, predicted, teach(images), strict=True)}
 
 
-def _batches(config: PretrainConfig, photos: PhotoStream, first: int, fabric: Fabric) -> Iterator[Tensor]:
-    """Batches float32 (N, 3, H, W), 0...255, from step `first` to the last."""
-    rest = Subset(photos, range(first * config.batch, len(photos)))
+def _images(config: PretrainConfig, photos: PhotoStream, fabric: Fabric, first: int, last: int) -> Iterator[Tensor]:
+    """The images of each step, float32 (N, 3, H, W), 0...255, from step `first` up to `last`."""
+    some = Subset(photos, range(first * config.batch, last * config.batch))
     ahead = 4 if config.workers else None
-    for images in load(rest, batch_size=config.batch, num_workers=config.workers, prefetch_factor=ahead):
+    for images in load(some, batch_size=config.batch, num_workers=config.workers, prefetch_factor=ahead):
         yield images.to(fabric.device, non_blocking=True).to(torch.float32)
+
+
+def _batches(
+    config: PretrainConfig, photos: PhotoStream, fabric: Fabric, first: int, last: int
+) -> Iterator[list[Batch]]:
+    for step, images in enumerate(_images(config, photos, fabric, first, last), first):
+        yield [Batch(f"the photos of step {step}", images)]
 
 
 def _save_backbone(run: Optimisation, path: Path) -> None:

@@ -33,8 +33,19 @@ class Optimisation:
         self._max_norm = max_norm
         self._overflows = 0
 
-    def advance(self, photos: str) -> None:
-        """Clip and apply the gradients that lie in the model; `photos` says whose they are.
+    @property
+    def module(self) -> nn.Module:
+        """The model without what Fabric puts around it."""
+        return self.model.module
+
+    @property
+    def scale(self) -> float:
+        """What the losses, and so the gradients in the model, are multiplied by: not 1 in fp16 alone."""
+        scaler = getattr(self._precision, "scaler", None)
+        return 1.0 if scaler is None else scaler.get_scale()
+
+    def clip_and_step(self, photos: str) -> None:
+        """Clip and apply the gradients that lie in the model, and clear them; `photos` says whose they are.
 
         A step whose fp16 gradients overflow is left out, and the scaler lowers its scale. Raises DivergedError for
         gradients that are not finite in any other precision, or in fp16 `PATIENCE` times in a row.
@@ -49,7 +60,6 @@ class Optimisation:
             raise DivergedError(f"the gradients of {photos} are not finite{often}; {remedy()}")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` wants back."""
