@@ -2,40 +2,61 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from training.build import build, parameter_groups
 from training.checkpoint import save_checkpoint, sha256
 from training.data.labels import IGNORE
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
+from training.data.photoset import PhotoSet
 from training.data.transforms import Augmentation
+from training.errors import ConfigError
 from training.evaluate import scaled
-from training.fit_config import LOSS_WEIGHTS, FitConfig, label_faults
+from training.fit_config import LOSS_WEIGHTS, WAYS_TO_SAY, FitConfig, label_faults, resolved
+from training.holdout import hold_out
 from training.loop import Plan, Work, train
 from training.losses import class_weights, task_loss
 from training.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
-from training.resume import claim, say_how_far, write_state
+from training.parallel import Share, gather, one_voice, share_batch_norms, share_of
+from training.resume import announce, claim, say_how_far, write_state
+from training.rules import RULES, Rule
 from training.rules.base import Batch
-from training.rules.weighted_sum import WeightedSum
+from training.rules.owners import owners
 from training.stepping import Optimisation, make_fabric
 from training.tree import TaskTree
+from training.validation import Validation
 
 __all__ = ["FitConfig", "fit"]
 
-# In the output folder: the result, and what a killed run continues from.
+# In the output folder: the weights at the end, those of the best validation, and what a killed run continues from.
 RESULT = "model.safetensors"
+BEST = "best.safetensors"
 RESUME = "resume.ckpt"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run consists of. settings: all that its result depends on, as JSON."""
+
+    config: FitConfig
+    optimisation: Optimisation
+    rule: Rule
+    validation: Validation | None
+    settings: dict[str, Any]
 
 
 def fit(config: FitConfig) -> Path:
@@ -43,58 +64,151 @@ def fit(config: FitConfig) -> Path:
 
     A folder `out` that holds this run is continued at the step it was saved, a finished run is left as it is: every
     sample and every random number of a step depends on the seed and the step's number alone, so the result is that of
-    an unbroken run. Raises TrainingError for settings, photos, weights or a folder that cannot be used and for losses
-    or gradients that are not finite, OSError for files that cannot be read or written.
+    an unbroken run. Under `torchrun` it is that of one process but for what layers draw (`training.parallel`). With
+    `accumulate`, each pass has batch norms of its own and losses that are means over its own labelled pixels (those of
+    classes weighted by class, saliency's overlap a photo): their mean is that of one large batch only where all passes
+    have as many.
+    Raises TrainingError for settings, photos, weights or a folder that cannot be used and for losses or gradients that
+    are not finite, OSError for files that cannot be read or written.
     """
     fabric = make_fabric(config.precision)
+    with one_voice(fabric):
+        return _fit(config, fabric)
+
+
+def _fit(config: FitConfig, fabric: Fabric) -> Path:
     fabric.seed_everything(config.seed, verbose=False)
+    whole = _open(config)
+    parts = {name: hold_out(data, config.hold_out, config.seed) for name, data in whole.items()}
+    sets = {name: trained for name, (trained, _) in parts.items()}
+    held = {name: (data, _size(config, data)) for name, (_, data) in parts.items() if data is not None}
+    config = resolved(config, {name: len(data) for name, data in sets.items()})
+    run = _prepare(config, fabric, sets, held)
+    if state := claim(config.out, RESUME, RESULT, run.settings):
+        _restore(run, state)
+        say_how_far(config.out, run.optimisation.step, config.steps)
+    if run.optimisation.step < config.steps:
+        announce(run.settings)
+        work = Work(
+            batches=partial(_batches, config, sets, fabric),
+            losses=partial(_losses, run.optimisation, _class_weights(sets, run.optimisation.module, fabric.device)),
+            weights=LOSS_WEIGHTS,
+            save=partial(_save, run),
+            validate=partial(_validate, run) if run.validation else None,
+        )
+        train(run.optimisation, run.rule, _plan(config), work)
+    result = config.out / RESULT
+    if fabric.is_global_zero:
+        # Made from the state, again where a kill came between the two.
+        _store(run, _answer(run), result)
+    return result
+
+
+def _plan(config: FitConfig) -> Plan:
+    return Plan("fit", config.out, config.steps, config.warmup, config.seed, config.save_every, config.validate_every)
+
+
+def _open(config: FitConfig) -> dict[str, PhotoSet]:
+    """The training photos of each data set, after a look at them."""
     sets = {name: open_set(name, root, "train") for name, root in config.data.items()}
     refuse(label_faults(TaskTree.parse(config.tree).tasks, {name: data.tasks for name, data in sets.items()}))
     for data in sets.values():
         check_labels(data)
+    return sets
+
+
+def _size(config: FitConfig, data: PhotoSet) -> tuple[int, int]:
+    """Height and width that the model sees a data set's photos at."""
+    return (config.side, config.side) if config.side else scaled(data.size, config.scale)
+
+
+def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held: dict[str, Any]) -> _Run:
+    """Everything that is needed before the first step. Raises ConfigError for what several processes cannot do."""
+    rule = RULES[config.rule]()
+    if fabric.world_size > 1 and rule.needs_task_grads:
+        raise ConfigError(f"--rule {config.rule} needs the gradients of each task, which one process has: no torchrun")
+    for name, batch in config.batches.items():
+        share_of(batch, name, fabric)
     model = build(config)
+    rule.bind(model, owners(model, list(model.tasks)))
+    share_batch_norms(model, fabric)
     settings = _settings(config, model, sets, fabric)
-    run = Optimisation(fabric, model, torch.optim.AdamW(parameter_groups(model, config), lr=config.rate), max_norm=5.0)
-    if state := claim(config.out, RESUME, RESULT, settings):
-        run.restore(state)
-        say_how_far(config.out, run.step, config.steps)
-    if run.step < config.steps:
-        work = Work(
-            batches=partial(_batches, config, sets),
-            losses=partial(_losses, run, _class_weights(sets, model, fabric.device)),
-            weights=LOSS_WEIGHTS,
-            save=lambda: write_state(config.out / RESUME, run.state(), settings),
-        )
-        plan = Plan("fit", config.out, config.steps, config.warmup, config.seed, config.save_every)
-        train(run, WeightedSum(), plan, work)
-    # Made from the state, again where a kill came between the two.
-    result = config.out / RESULT
-    started = {"start": {"file": config.start.name, "sha256": settings["start"]} if config.start else None}
-    save_checkpoint(model, result, info=settings | started)
-    return result
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.rate)
+    optimisation = Optimisation(fabric, model, optimizer, max_norm=config.clip, ema=config.ema)
+    validation = Validation(held, config.out) if held else None
+    return _Run(config, optimisation, rule, validation, settings)
 
 
-def _batches(config: FitConfig, sets: dict[str, Any], first: int, last: int) -> Iterator[list[Batch]]:
-    """The batches of each step: one of each data set."""
+def _restore(run: _Run, state: dict[str, Any]) -> None:
+    run.optimisation.restore(state)
+    run.rule.load_state_dict(state["rule"])
+    if run.validation:
+        run.validation.history[:] = state["validations"]
+
+
+def _save(run: _Run) -> None:
+    state = run.optimisation.state() | {"rule": run.rule.state_dict()}
+    if run.validation:
+        state["validations"] = run.validation.history
+    write_state(run.config.out / RESUME, state, run.settings)
+
+
+def _answer(run: _Run) -> PTSAModel:
+    """The model as it would be stored now, apart from the one that trains."""
+    model = deepcopy(run.optimisation.result)
+    run.rule.finalize(model)
+    return cast(PTSAModel, model.eval())
+
+
+def _validate(run: _Run, writer: SummaryWriter) -> None:
+    """Judge the model, and keep it if it is the best so far."""
+    assert run.validation is not None
+    model = _answer(run)
+    if run.validation(model, run.optimisation.step, writer):
+        _store(run, model, run.config.out / BEST)
+
+
+def _store(run: _Run, model: PTSAModel, path: Path) -> None:
+    start = run.config.start
+    info = {
+        **run.settings,
+        "start": {"file": start.name, "sha256": run.settings["start"]} if start else None,
+        "weights": "averaged" if run.config.ema else "last",
+        "validation": run.validation.summary() if run.validation else None,
+    }
+    save_checkpoint(model, path, info=info)
+
+
+def _batches(
+    config: FitConfig, sets: dict[str, PhotoSet], fabric: Fabric, first: int, last: int
+) -> Iterator[list[Batch]]:
+    """The batches of each step: `accumulate` of each data set."""
     sources = {}
     for name, data in sets.items():
-        size = scaled(data.size, config.scale)
-        sources[name] = (Source(data, size=size, augment=Augmentation(), seed=config.seed), config.batches[name])
-    for batches in Mix(sources, workers=config.workers).steps(first, last):
-        yield [Batch(f"{name} photos {', '.join(batch['name'])}", batch) for name, batch in batches.items()]
+        source = Source(data, size=_size(config, data), augment=Augmentation(), seed=config.seed)
+        share = Share(source, config.batches[name], name, fabric)
+        sources[name] = (cast(Source, share), share.size)
+    passes = Mix(sources, workers=config.workers).steps(first * config.accumulate, last * config.accumulate)
+    for _ in range(first, last):
+        yield [
+            Batch(f"{name} photos {', '.join(batch['name'])}", batch, 1 / config.accumulate)
+            for batches in islice(passes, config.accumulate)
+            for name, batch in batches.items()
+        ]
 
 
 def _losses(run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-    """The loss of each task that the batch has labels for."""
+    """The loss of each task that the batch has labels for, over the batch of all processes."""
     tasks = [task for task in batch if task in run.model.tasks]
     device = run.fabric.device
     raw = run.model(batch["image"].to(device), tasks)
     return {
-        task: task_loss(run.model.tasks[task], raw[task], batch[task].to(device), weights.get(task)) for task in tasks
+        task: task_loss(run.model.tasks[task], gather(raw[task]), gather(batch[task].to(device)), weights.get(task))
+        for task in tasks
     }
 
 
-def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device) -> dict[str, Tensor]:
+def _class_weights(sets: Mapping[str, PhotoSet], model: Any, device: torch.device) -> dict[str, Tensor]:
     """Weights of the classes, on `device`, for each task of classes.
 
     From the pixels of each class in the training photos: 64 of them, evenly spread.
@@ -113,8 +227,9 @@ def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device)
 
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
     """All that the weights depend on, as JSON: compared when a run goes on, and written into its checkpoint."""
-    unused = ("backbone_rate", "drop_path") if config.train == "adapters" else ()
-    settings = {name: value for name, value in asdict(config).items() if name not in (*MAY_CHANGE, *unused)}
+    unused = {"backbone_rate", "drop_path"} if config.train == "adapters" else set()
+    unused |= {*MAY_CHANGE, "rate_batch", *WAYS_TO_SAY.values()} - {"side"}  # `resolved` has said them otherwise
+    settings = {name: value for name, value in asdict(config).items() if name not in unused}
     return settings | {
         "tree": str(model.config.tree),
         "ranks": list(model.config.ranks),
@@ -124,6 +239,7 @@ def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric:
         "start": sha256(config.start) if config.start else None,
         "data": {name: _described(data) for name, data in sets.items()},
         "device": fabric.device.type,
+        "processes": fabric.world_size,
     }
 
 

@@ -1,12 +1,14 @@
 """The loop that every training runs in: rates, seeds, progress, curves and saving. What is learnt, its callers say."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from training.log import curves
 from training.progress import Progress
@@ -23,7 +25,7 @@ class Plan:
     """How long a run is, in steps, and when it does what.
 
     name: for the progress. out: folder of the run. warmup: steps before the cosine. seed: of what layers draw.
-    save_every: steps between two calls of `Work.save`.
+    save_every, validate_every: steps between two calls of `Work.save` and `Work.validate`; the last step has both.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Plan:
     warmup: int
     seed: int
     save_every: int
+    validate_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,15 @@ class Work:
 
     batches: from a first step up to a last one, the batches of each; a step's depend on its number alone.
     losses: task -> mean loss of a batch's content. weights: of the losses in their sum, by task.
-    save: writes what a killed run goes on from.
+    save: writes what a killed run goes on from. validate: judges the weights as they are. Both are called in the first
+    process alone.
     """
 
     batches: Callable[[int, int], Iterator[Sequence[Batch]]]
     losses: LossFunction
     weights: Mapping[str, float]
     save: Callable[[], None]
+    validate: Callable[[SummaryWriter], None] | None = None
 
 
 def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
@@ -56,25 +61,40 @@ def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
     that are not finite, and what reading and writing raise.
     """
     phases = _Phases(run.module, rule.phases(plan.steps), plan.steps)
+    leads = run.fabric.is_global_zero
     with (
-        curves(plan.out / "logs", first=run.step) as writer,
+        curves(plan.out / "logs", first=run.step) if leads else nullcontext() as writer,
         Progress(plan.name, plan.steps, start=run.step) as progress,
     ):
         run.model.train()
         for batches in work.batches(run.step, plan.steps):
             step = run.step
             phase = phases.enter(step)
-            torch.manual_seed(plan.seed * 1_000_003 + step)  # dropout and drop path
+            torch.manual_seed(_seed(plan.seed, step, run.fabric.global_rank))
             for group in run.optimizer.param_groups:
                 group["lr"] = warmup_cosine(step, plan.steps, peak=group["peak"], warmup=plan.warmup)
             values = rule.step(StepTurn(run, batches, work.losses, work.weights, phase))
             # Counted here, not where the optimiser steps: a rule may step it several times, or itself.
-            run.step += 1
+            run.count()
             progress.update(run.step, **values)
-            for name, value in values.items():
-                writer.add_scalar(f"loss/{name}", value, step)
-            if run.step % plan.save_every == 0 or run.step == plan.steps:
-                work.save()
+            if writer is not None:
+                for name, value in values.items():
+                    writer.add_scalar(f"loss/{name}", value, step)
+                _due(run.step, plan, work, writer)
+
+
+def _due(step: int, plan: Plan, work: Work, writer: SummaryWriter) -> None:
+    """Validate and save, where it is time to; in this order, so that what was saved knows what was found."""
+    last = step == plan.steps
+    if work.validate and (last or (plan.validate_every and step % plan.validate_every == 0)):
+        work.validate(writer)
+    if last or step % plan.save_every == 0:
+        work.save()
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Of what layers draw in one step of one process: dropout and drop path. Both are below 2^52."""
+    return seed * 1_000_003 + step + (rank << 52)
 
 
 class _Phases:

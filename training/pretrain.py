@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -20,7 +21,8 @@ from training.data.photos import PhotoFolder, PhotoStream
 from training.distillation import WEIGHTS, Student, Target, calibrate, hint_loss, match_targets
 from training.loop import Plan, Work, train
 from training.options import MAY_CHANGE, number_faults, refuse
-from training.resume import claim, say_how_far, write_state
+from training.parallel import Share, one_voice, share_of
+from training.resume import announce, claim, say_how_far, write_state
 from training.rules.base import Batch
 from training.rules.weighted_sum import WeightedSum
 from training.stepping import Optimisation, Precision, make_fabric
@@ -46,11 +48,13 @@ class PretrainConfig:
         backbone: one of swin_nano, swin_tiny, swin_small, swin_base.
         start: weights to start from (safetensors, timm's names); random when left out.
         steps: optimiser steps in all.
-        batch: photos a step.
+        batch: photos that pass together.
+        accumulate: so many passes of `batch` make a step.
         size: side of the square crops, a multiple of 32; 224 fills every window.
         rate: peak learning rate.
         warmup: steps of linear warm-up before the cosine.
         weight_decay: of AdamW.
+        ema: store the average of the weights over the steps, which keeps this part of itself a step; 0 = the last ones.
         seed: decides photos, crops and initial weights.
         workers: processes that decode photos.
         precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
@@ -65,10 +69,12 @@ class PretrainConfig:
     start: Path | None = None
     steps: int = 2000
     batch: int = 32
+    accumulate: int = 1
     size: int = 224
     rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
+    ema: float = 0.0
     seed: int = 0
     workers: int = 1
     precision: Precision = "bf16-mixed"
@@ -118,25 +124,28 @@ def pretrain(config: PretrainConfig) -> Path:
     that are not finite, OSError for files that cannot be read or written.
     """
     fabric = make_fabric(config.precision)
+    with one_voice(fabric):
+        return _pretrain(config, fabric)
+
+
+def _pretrain(config: PretrainConfig, fabric: Fabric) -> Path:
+    share_of(config.batch, "the stream", fabric)
     fabric.seed_everything(config.seed, verbose=False)
     folders = [PhotoFolder.parse(text) for text in config.photos]
-    photos = PhotoStream(folders, size=config.size, length=config.steps * config.batch, seed=config.seed)
+    photos = PhotoStream(
+        folders, size=config.size, length=config.steps * config.accumulate * config.batch, seed=config.seed
+    )
     teach = _Teaching(config, fabric.device)
-    swin = build_swin(config.backbone, size=(config.size, config.size))
-    if config.start is not None:
-        load_swin(swin, config.start)
     settings = _settings(config, folders, teach, fabric)
-    student = Student(swin, teach.targets, config.compile)
-    group = {"params": list(student.parameters()), "peak": config.rate}
-    optimizer = torch.optim.AdamW([group], lr=config.rate, weight_decay=config.weight_decay)
-    run = Optimisation(fabric, student, optimizer, max_norm=1.0)
+    run = _student(config, teach, fabric)
     result = config.out / RESULT
     if state := claim(config.out, RESUME, RESULT, settings):
         run.restore(state)
         teach.scale(state["scales"])
         say_how_far(config.out, run.step, config.steps)
     else:
-        few = _images(config, photos, fabric, 0, min(8, config.steps))
+        # In every process from the same photos.
+        few = _images(config, photos, config.batch, range(min(8, config.steps)), fabric)
         calibrate(teach.targets, [teach(images) for images in few])
 
     def save() -> None:
@@ -144,6 +153,7 @@ def pretrain(config: PretrainConfig) -> Path:
         _save_backbone(run, result)
 
     if run.step < config.steps:
+        announce(settings)
         work = Work(
             batches=partial(_batches, config, photos, fabric),
             losses=partial(_losses, run, teach),
@@ -152,9 +162,20 @@ def pretrain(config: PretrainConfig) -> Path:
         )
         plan = Plan("pretrain", config.out, config.steps, config.warmup, config.seed, config.save_every)
         train(run, WeightedSum(), plan, work)
-    # Made from the state, again where a kill came between the two.
-    _save_backbone(run, result)
+    if fabric.is_global_zero:
+        # Made from the state, again where a kill came between the two.
+        _save_backbone(run, result)
     return result
+
+
+def _student(config: PretrainConfig, teach: _Teaching, fabric: Fabric) -> Optimisation:
+    swin = build_swin(config.backbone, size=(config.size, config.size))
+    if config.start is not None:
+        load_swin(swin, config.start)
+    student = Student(swin, teach.targets, config.compile)
+    group = {"params": list(student.parameters()), "peak": config.rate}
+    optimizer = torch.optim.AdamW([group], lr=config.rate, weight_decay=config.weight_decay)
+    return Optimisation(fabric, student, optimizer, max_norm=1.0, ema=config.ema)
 
 
 def _losses(run: Optimisation, teach: _Teaching, images: Tensor) -> dict[str, Tensor]:
@@ -165,23 +186,26 @@ def _losses(run: Optimisation, teach: _Teaching, images: Tensor) -> dict[str, Te
     return {t.name: hint_loss(t, p, y) for t, p, y in zip(teach.targets, predicted, teach(images), strict=True)}
 
 
-def _images(config: PretrainConfig, photos: PhotoStream, fabric: Fabric, first: int, last: int) -> Iterator[Tensor]:
-    """The images of each step, float32 (N, 3, H, W), 0...255, from step `first` up to `last`."""
-    some = Subset(photos, range(first * config.batch, last * config.batch))
+def _images(config: PretrainConfig, source: Any, batch: int, passes: range, fabric: Fabric) -> Iterator[Tensor]:
+    """`batch` images of `source` for each of `passes`, float32 (N, 3, H, W), 0...255."""
+    some = Subset(source, range(passes.start * batch, passes.stop * batch))
     ahead = 4 if config.workers else None
-    for images in load(some, batch_size=config.batch, num_workers=config.workers, prefetch_factor=ahead):
+    for images in load(some, batch_size=batch, num_workers=config.workers, prefetch_factor=ahead):
         yield images.to(fabric.device, non_blocking=True).to(torch.float32)
 
 
 def _batches(
     config: PretrainConfig, photos: PhotoStream, fabric: Fabric, first: int, last: int
 ) -> Iterator[list[Batch]]:
-    for step, images in enumerate(_images(config, photos, fabric, first, last), first):
-        yield [Batch(f"the photos of step {step}", images)]
+    """The batches of each step: `accumulate` of them."""
+    share, k = Share(photos, config.batch, "the stream", fabric), config.accumulate
+    images = _images(config, share, share.size, range(first * k, last * k), fabric)
+    for step in range(first, last):
+        yield [Batch(f"the photos of step {step}", some, 1 / k) for some in islice(images, k)]
 
 
 def _save_backbone(run: Optimisation, path: Path) -> None:
-    weights = {k: v.detach().float().cpu().contiguous() for k, v in run.model.module.swin.state_dict().items()}
+    weights = {k: v.detach().float().cpu().contiguous() for k, v in cast(Student, run.result).swin.state_dict().items()}
     # No date: written again, it is the same file, and a run that started from it still knows it.
     write_whole(path, save(weights, metadata={"step": str(run.step)}))
 
@@ -198,6 +222,7 @@ def _settings(config: PretrainConfig, folders: list[PhotoFolder], teach: _Teachi
         },
         "targets": {target.name: WEIGHTS[target.kind] for target in teach.targets},
         "device": fabric.device.type,
+        "processes": fabric.world_size,
     }
 
 
