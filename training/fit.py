@@ -133,6 +133,8 @@ def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held:
     rule.bind(model, owners(model, list(model.tasks)))
     share_batch_norms(model, fabric)
     settings = _settings(config, model, sets, fabric)
+    if held:
+        settings["held_out"] = {name: _described(data) for name, (data, _) in held.items()}
     optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.rate)
     optimisation = Optimisation(fabric, model, optimizer, max_norm=config.clip, ema=config.ema)
     validation = Validation(held, config.out) if held else None

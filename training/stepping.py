@@ -1,5 +1,6 @@
 """One optimiser step: on which device, in which precision, and what happens when gradients are not finite."""
 
+import logging
 import os
 from typing import Any, Literal
 
@@ -28,14 +29,13 @@ def make_fabric(precision: Precision) -> Fabric:
         raise ConfigError("--precision 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
     if not TorchElasticEnvironment.detect():
         return Fabric(accelerator="auto", devices=1, precision=precision)
-    # A step of several data sets is several passes, none of which reaches the decoders of the other sets. Batch norms
-    # share their statistics (`training.parallel`), so there are no buffers to send.
-    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it would introduce itself in every process
     fabric = Fabric(
         accelerator="auto",
         devices=int(os.environ["LOCAL_WORLD_SIZE"]),
         num_nodes=int(os.environ["GROUP_WORLD_SIZE"]),
-        strategy=strategy,
+        # A step of several data sets is several passes, none of which reaches the decoders of the other sets.
+        strategy=DDPStrategy(find_unused_parameters=True),
         precision=precision,
     )
     fabric.launch()

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -57,15 +56,17 @@ class StepTurn:
         return {task: batch.share * loss for task, loss in losses.items()}
 
     def task_grads(self, losses: Mapping[str, Tensor]) -> TaskGradients:
-        scale = self._run.scale
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        before = {name: p.grad for name, p in trained.items()}
         found: TaskGradients = {}
         for task, loss in losses.items():
-            gradients = torch.autograd.grad(scale * loss, list(trained.values()), retain_graph=True, allow_unused=True)
-            found[task] = {
-                name: None if gradient is None else gradient / scale
-                for name, gradient in zip(trained, gradients, strict=True)
-            }
+            for parameter in trained.values():
+                parameter.grad = None
+            # Not torch.autograd.grad: Fabric wants to know of every backward pass, and scales the loss in fp16.
+            self._run.fabric.backward(loss, retain_graph=True, inputs=list(trained.values()))
+            found[task] = {n: None if p.grad is None else p.grad / self._run.scale for n, p in trained.items()}
+        for name, parameter in trained.items():
+            parameter.grad = before[name]
         return found
 
     def backward(self, total: Tensor) -> None:
