@@ -102,7 +102,7 @@ def figures(model: Any, data: PhotoSet, size: tuple[int, int], *, limit: int = 0
     model.eval()
     # One photo at a time: the sizes of the labels differ, and a batch gains nothing on a CPU.
     photos = load(_Photos(data, size, indices), batch_size=None)
-    for sample in tqdm(photos, total=count, desc="evaluate", unit="photo"):
+    for sample in tqdm(photos, total=count, desc="evaluate", unit="photo", leave=False, disable=None):
         raw = model(sample["image"][None].to(model.mean.device), tasks)
         for task, metric in metrics.items():
             label = sample[task].numpy()

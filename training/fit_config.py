@@ -1,7 +1,7 @@
 """What `python -m training fit` takes, and what is wrong with it before anything is built."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,23 @@ from training.decoders import DECODERS
 from training.errors import ConfigError
 from training.methods import METHODS, method_options
 from training.options import number_faults, refuse
+from training.rules import RULES
 from training.stepping import Precision
 from training.tree import TaskTree
 
-__all__ = ["LOSS_WEIGHTS", "FitConfig", "label_faults"]
+__all__ = ["LOSS_WEIGHTS", "WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
 
 # So that each task's gradient is of one order: nats, metres, radians, nats.
 LOSS_WEIGHTS = {"segmentation": 1.0, "depth": 1.0, "normals": 3.0, "saliency": 1.0}
+
+# Options that say the same in two ways; the second goes before the first unless it is 0.
+WAYS_TO_SAY = {
+    "batches": "batch_each",
+    "steps": "epochs",
+    "warmup": "warmup_epochs",
+    "scale": "side",
+    "validate_every": "validate_epochs",
+}
 
 # Of these, the data sets that are there.
 BATCHES = {"nyu": 12, "ccp": 4}
@@ -40,14 +50,28 @@ class FitConfig:
         tree: task groups a stage: stages split by /, groups by |, tasks by a comma.
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
-        batches: photos of each data set in a step, e.g. {nyu: 12, ccp: 4}.
-        steps: optimiser steps in all.
+        rule: what the losses do to the weights: weighted_sum.
+        batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.
+        batch_each: in place of `batches`: so many photos of every data set.
+        accumulate: so many passes of `batches` make a step. One pass of them all gives the same gradients only where
+            losses are means over as many pixels in each and no batch norm is trained; see `training.fit`.
+        steps: steps in all.
+        epochs: in place of `steps`: until the set that lasts longest was seen so many times.
         rate: peak learning rate of decoders and of what the method adds.
         backbone_rate: peak learning rate of the backbone's own weights, where the method trains them.
+        rate_batch: both rates are for steps of so many photos, and scaled to those of a step; 0 = they are as given.
         warmup: steps of linear warm-up before the cosine.
+        warmup_epochs: in place of `warmup`, in epochs.
         weight_decay: of AdamW, for matrices.
+        clip: largest norm of all gradients together.
         drop_path: of the last block, from 0 in the first, where the whole backbone is trained.
+        ema: store the average of the weights over the steps, which keeps this part of itself a step; 0 = the last ones.
         scale: of the input's sides, 1 = as deployed (about 200,000 pixels).
+        side: in place of `scale`: square inputs of this side, a multiple of 32; aspect ratios are not kept.
+        hold_out: this part of the training photos, chosen by seed and name, is validated on instead: best.safetensors
+            is then kept beside the last weights, and metrics.json says how good both are.
+        validate_every: steps between validations; 0 = at the end alone.
+        validate_epochs: in place of `validate_every`, in epochs.
         seed: decides order, augmentation and initial weights.
         workers: processes that read photos, for each data set.
         precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
@@ -67,14 +91,26 @@ class FitConfig:
     )
     decoder: str = "pyramid"
     width: int = 96
+    rule: str = "weighted_sum"
     batches: dict[str, int] = field(default_factory=lambda: dict(BATCHES))
+    batch_each: int = 0
+    accumulate: int = 1
     steps: int = 1000
+    epochs: int = 0
     rate: float = 1e-3
     backbone_rate: float = 4e-4
+    rate_batch: int = 0
     warmup: int = 50
+    warmup_epochs: int = 0
     weight_decay: float = 0.05
+    clip: float = 5.0
     drop_path: float = 0.1
+    ema: float = 0.0
     scale: float = 1.0
+    side: int = 0
+    hold_out: float = 0.0
+    validate_every: int = 0
+    validate_epochs: int = 0
     seed: int = 0
     workers: int = 1
     precision: Precision = "bf16-mixed"
@@ -86,7 +122,8 @@ class FitConfig:
         return {**self.options, **({} if self.rank is None else {"rank": self.rank})}
 
     def __post_init__(self) -> None:
-        refuse([*number_faults(vars(self)), *_data_faults(self), *_tree_faults(self), *_model_faults(self)])
+        checks = (_data_faults, _tree_faults, _model_faults, _course_faults)
+        refuse([*number_faults(vars(self)), *(fault for check in checks for fault in check(self))])
 
 
 def _data_faults(config: FitConfig) -> list[str]:
@@ -94,6 +131,8 @@ def _data_faults(config: FitConfig) -> list[str]:
     if not config.data:
         return [f"--data names no data set; known are {known}, e.g. --data '{{nyu: data/nyu}}'"]
     faults = [f"data set {name!r} is unknown; known are {known}" for name in config.data if name not in DATASETS]
+    if config.batch_each:
+        return faults
     for name in config.data:
         if name not in config.batches:
             faults.append(f"--batches has nothing for {name}; say how many of its photos make a step")
@@ -154,3 +193,42 @@ def _model_faults(config: FitConfig) -> list[str]:
             "name the weights that `pretrain` or `fit --method multi_task` wrote"
         )
     return faults
+
+
+def _course_faults(config: FitConfig) -> list[str]:
+    """What is wrong with how the run goes: its rule, the size of its photos, its validations."""
+    faults = []
+    if config.rule not in RULES:
+        faults.append(f"--rule {config.rule!r} is unknown; known are {', '.join(RULES)}")
+    if config.side % 32:
+        faults.append(f"--side is {config.side}; it must be a multiple of 32, or 0")
+    if (config.validate_every or config.validate_epochs) and not config.hold_out:
+        faults.append("--validate_every needs photos that are not trained on; keep some with --hold_out, e.g. 0.05")
+    return faults
+
+
+def resolved(config: FitConfig, photos: Mapping[str, int]) -> FitConfig:
+    """The same run in steps and rates as they are applied: what a run is known by, whichever way it was asked for.
+
+    photos: how many of each data set are trained on. An epoch is as many whole steps as the set that lasts longest has
+    photos for (its last photos that make no step begin the next one), so 156 for PASCAL's 4,998 in steps of 32.
+    """
+    batches = {name: config.batch_each or config.batches[name] for name in config.data}
+    a_step = {name: config.accumulate * batch for name, batch in batches.items()}
+    epoch = max(1, *(photos[name] // a_step[name] for name in config.data))
+    # Goyal et al., arXiv 1706.02677: the rate grows with the photos of a step.
+    factor = sum(a_step.values()) / config.rate_batch if config.rate_batch else 1.0
+    return replace(
+        config,
+        batches=batches,
+        batch_each=0,
+        steps=config.epochs * epoch or config.steps,
+        epochs=0,
+        rate=factor * config.rate,
+        backbone_rate=factor * config.backbone_rate,
+        rate_batch=0,
+        warmup=config.warmup_epochs * epoch or config.warmup,
+        warmup_epochs=0,
+        validate_every=config.validate_epochs * epoch or config.validate_every,
+        validate_epochs=0,
+    )
