@@ -145,7 +145,7 @@ def _restore(run: _Run, state: dict[str, Any]) -> None:
     run.optimisation.restore(state)
     run.rule.load_state_dict(state["rule"])
     if run.validation:
-        run.validation.history[:] = state["validations"]
+        run.validation.history = state["validations"]
 
 
 def _save(run: _Run) -> None:
