@@ -175,7 +175,8 @@ def _store(run: _Run, model: PTSAModel, path: Path) -> None:
     info = {
         **run.settings,
         "start": {"file": start.name, "sha256": run.settings["start"]} if start else None,
-        "weights": "averaged" if run.config.ema else "last",
+        "step": run.optimisation.step,
+        "weights": "averaged" if run.config.ema else "plain",
         "validation": run.validation.summary() if run.validation else None,
     }
     save_checkpoint(model, path, info=info)

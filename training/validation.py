@@ -57,7 +57,7 @@ class Validation:
         self._out = out
 
     def __call__(self, model: Any, step: int, writer: SummaryWriter) -> bool:
-        """Add the figures of `model` after `step` steps; returns whether they are the best so far."""
+        """Add the figures of `model`, in float32, after `step` steps; returns whether they are the best so far."""
         results = {name: figures(model, data, size) for name, (data, size) in self._sets.items()}
         score = improvement(self.history[0]["figures"], results) if self.history else 0.0
         self.history.append({"step": step, "score": score, "figures": results})

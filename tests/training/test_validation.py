@@ -88,6 +88,7 @@ def test_last_and_best_are_kept_apart_and_both_reported(held: FitConfig) -> None
     info, best = read_info(last), read_info(held.out / BEST)
     assert info["validation"] == {"last": report["last"], "best": report["best"]}
     assert best["validation"]["last"] == best["validation"]["best"] == report["best"]
+    assert (info["step"], best["step"], info["weights"]) == (6, report["best"]["step"], "plain")
     assert info["data"]["nyu"]["photos"] == 4
     assert info["held_out"]["nyu"]["photos"] == 1
     # What is reported is what the file gives: weights are stored in fp16, hence not exactly.
