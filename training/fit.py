@@ -144,7 +144,7 @@ def _restore(run: _Run, state: dict[str, Any]) -> None:
     run.optimisation.restore(state)
     run.rule.load_state_dict(state["rule"])
     if run.validation:
-        run.validation.history[:] = state["validations"]
+        run.validation.history = state["validations"]
 
 
 def _save(run: _Run) -> None:
@@ -174,7 +174,8 @@ def _store(run: _Run, model: PTSAModel, path: Path) -> None:
     info = {
         **run.settings,
         "start": {"file": start.name, "sha256": run.settings["start"]} if start else None,
-        "weights": "averaged" if run.config.ema else "last",
+        "step": run.optimisation.step,
+        "weights": "averaged" if run.config.ema else "plain",
         "validation": run.validation.summary() if run.validation else None,
     }
     save_checkpoint(model, path, info=info)

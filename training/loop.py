@@ -63,7 +63,7 @@ def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
     phases = _Phases(run.module, rule.phases(plan.steps), plan.steps)
     leads = run.fabric.is_global_zero
     with (
-        curves(plan.out / "logs", first=run.step) if leads else nullcontext() as writer,
+        curves(plan.out / "logs", first=run.step + 1) if leads else nullcontext() as writer,
         Progress(plan.name, plan.steps, start=run.step) as progress,
     ):
         run.model.train()
@@ -79,7 +79,7 @@ def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
             progress.update(run.step, **values)
             if writer is not None:
                 for name, value in values.items():
-                    writer.add_scalar(f"loss/{name}", value, step)
+                    writer.add_scalar(f"loss/{name}", value, run.step)
                 _due(run.step, plan, work, writer)
 
 

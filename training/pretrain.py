@@ -130,7 +130,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
 
 def _pretrain(config: PretrainConfig, fabric: Fabric) -> Path:
-    share_of(config.batch, "the stream", fabric)
+    share_of(config.batch, "--photos", fabric)
     fabric.seed_everything(config.seed, verbose=False)
     folders = [PhotoFolder.parse(text) for text in config.photos]
     photos = PhotoStream(
@@ -199,7 +199,7 @@ def _batches(
     config: PretrainConfig, photos: PhotoStream, fabric: Fabric, first: int, last: int
 ) -> Iterator[list[Batch]]:
     """The batches of each step: `accumulate` of them."""
-    share, k = Share(photos, config.batch, "the stream", fabric), config.accumulate
+    share, k = Share(photos, config.batch, "--photos", fabric), config.accumulate
     images = _images(config, share, share.size, range(first * k, last * k), fabric)
     for step in range(first, last):
         yield [Batch(f"the photos of step {step}", some, 1 / k) for some in islice(images, k)]

@@ -25,7 +25,7 @@ def make_fabric(precision: Precision) -> Fabric:
     """Lightning's Fabric on the GPU if there is one; under `torchrun` one of several processes, which have found each
     other. Raises ConfigError for a precision that the device lacks.
     """
-    if precision == "16-mixed" and Fabric(accelerator="auto", devices=1).device.type == "cpu":
+    if precision == "16-mixed" and not torch.cuda.is_available():
         raise ConfigError("--precision 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
     if not TorchElasticEnvironment.detect():
         return Fabric(accelerator="auto", devices=1, precision=precision)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +45,20 @@ def _errors(results: Results) -> Iterator[tuple[str, float]]:
                 yield f"{name}/{task}", 100 - value if figure.endswith("_percent") else value
 
 
-@dataclass
 class Validation:
     """The validations of a run so far: `history` is part of what it resumes from.
 
-    sets: held-out photos of each data set, with the size (H, W) that the model sees them at.
+    sets: held-out photos of each data set, with the size (H, W) that the model sees them at. out: folder of the run.
     """
 
-    sets: Mapping[str, tuple[PhotoSet, tuple[int, int]]]
-    out: Path
-    history: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, sets: Mapping[str, tuple[PhotoSet, tuple[int, int]]], out: Path) -> None:
+        self.history: list[dict[str, Any]] = []
+        self._sets = sets
+        self._out = out
 
     def __call__(self, model: Any, step: int, writer: SummaryWriter) -> bool:
-        """Add the figures of `model` after `step` steps; returns whether they are the best so far."""
-        results = {name: figures(model, data, size) for name, (data, size) in self.sets.items()}
+        """Add the figures of `model`, in float32, after `step` steps; returns whether they are the best so far."""
+        results = {name: figures(model, data, size) for name, (data, size) in self._sets.items()}
         score = improvement(self.history[0]["figures"], results) if self.history else 0.0
         self.history.append({"step": step, "score": score, "figures": results})
         writer.add_scalar("validation/score", score, step)
@@ -68,7 +67,7 @@ class Validation:
                 for figure, value in values.items():
                     if value is not None:
                         writer.add_scalar(f"validation/{name}/{task}/{figure}", value, step)
-        for name, (data, size) in self.sets.items():
+        for name, (data, size) in self._sets.items():
             for tag, picture in pictures(model, data, size):
                 writer.add_image(f"{name}/{tag}", picture, step, dataformats="HWC")
         self._write()
@@ -85,4 +84,4 @@ class Validation:
 
     def _write(self) -> None:
         text = json.dumps({"decides": DECIDES, **self.summary(), "history": self.history}, indent=1, allow_nan=False)
-        write_whole(self.out / "metrics.json", f"{text}\n".encode())
+        write_whole(self._out / "metrics.json", f"{text}\n".encode())

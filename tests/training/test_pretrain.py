@@ -65,7 +65,11 @@ def test_teacher_gives_each_named_map_at_its_stride(teacher: Path) -> None:
     }
 
 
-def test_a_killed_run_resumes_to_the_same_backbone(config: PretrainConfig, tmp_path: Path, kill_in_step) -> None:
+@pytest.mark.parametrize("change", [{}, {"ema": 0.9, "accumulate": 2, "batch": 1}], ids=["plain", "averaged"])
+def test_a_killed_run_resumes_to_the_same_backbone(
+    config: PretrainConfig, tmp_path: Path, kill_in_step, change: dict
+) -> None:
+    config = replace(config, **change)
     whole = load_file(pretrain(config))
     broken = replace(config, out=tmp_path / "broken")
     kill_in_step(5, lambda: pretrain(broken))
@@ -143,6 +147,7 @@ def test_a_run_goes_on_with_its_own_settings_photos_and_teachers_alone(
         ({"photos": config.photos[:1]}, "photos.2.photos was 5, now None"),
         ({"teachers": [str(tmp_path / "other")]}, r"teachers.1.safetensors was \w{12}\.\.\., now"),
         ({"size": 96}, "size was 64, now 96"),
+        ({"ema": 0.9, "accumulate": 2}, "accumulate was 1, now 2; ema was 0.0, now 0.9"),
     ):
         with pytest.raises(ResumeError, match=message):
             pretrain(replace(config, **change))

@@ -88,6 +88,7 @@ def test_last_and_best_are_kept_apart_and_both_reported(held: FitConfig) -> None
     info, best = read_info(last), read_info(held.out / BEST)
     assert info["validation"] == {"last": report["last"], "best": report["best"]}
     assert best["validation"]["last"] == best["validation"]["best"] == report["best"]
+    assert (info["step"], best["step"], info["weights"]) == (6, report["best"]["step"], "plain")
     assert info["data"]["nyu"]["photos"] == 4
     assert info["held_out"]["nyu"]["photos"] == 1
     # What is reported is what the file gives: weights are stored in fp16, hence not exactly.
@@ -114,9 +115,10 @@ def test_the_checkpoint_holds_the_average(held: FitConfig) -> None:
     assert read_info(path)["weights"] == "averaged"
 
 
-def test_pictures_go_to_tensorboard(held: FitConfig) -> None:
+def test_curves_and_pictures_go_to_tensorboard_also_of_a_killed_run(held: FitConfig, kill_in_step) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    kill_in_step(6, lambda: fit(held))  # saved at 4, where it was validated too
     fit(held)
     events = EventAccumulator(str(held.out / "logs")).Reload()
     tags = events.Tags()
@@ -127,6 +129,7 @@ def test_pictures_go_to_tensorboard(held: FitConfig) -> None:
         "ccp/saliency",
     }
     assert [event.step for event in events.Scalars("validation/nyu/depth/RMSE_m")] == [2, 4, 6]
+    assert [event.step for event in events.Scalars("loss/depth")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_picture_is_photo_label_and_prediction(model: PTSAModel, data: dict[str, Path]) -> None:
