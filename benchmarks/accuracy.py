@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.measurement import Measurement
 from ptsa_serve.predictor import Predictor
-from ptsa_serve.tasks import TASKS
+from ptsa_serve.tasks import TASKS, Kind
 from training.data.labels import labelled
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
@@ -62,7 +62,7 @@ def measure_trivial(*, name: str, root: Path, split: str) -> Measurement:
             metric = metric_for(TASKS[task])
             for index in range(len(data)):
                 label = data[index].labels[task]
-                metric.update(_at_size(map_, label.shape[:2], task), label)
+                metric.update(_at_size(map_, label.shape[:2], TASKS[task].kind), label)
             figures |= {f"{task}_{predictor}_{k}": v for k, v in metric.compute().items()}
     return Measurement(
         f"How good is not looking, on {name}/{split}?", figures, {"data": name, "split": split, "photos": len(data)}
@@ -88,13 +88,13 @@ def _mean_map(train: PhotoSet, task: str, size: tuple[int, int] = (240, 320)) ->
     return np.where(count > 0, total / np.maximum(count, 1), constant), constant
 
 
-def _at_size(mean: NDArray, size: tuple[int, ...], task: str) -> NDArray:
+def _at_size(mean: NDArray, size: tuple[int, ...], kind: Kind) -> NDArray:
     """The map that a trivial predictor answers for a photo of `size`."""
-    finish: dict[str, Callable[[NDArray], NDArray]] = {
-        "segmentation": lambda m: m.argmax(-1),
-        "depth": lambda m: m[..., 0],
-        "normals": lambda m: m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9),
-        "saliency": lambda m: m[..., 0],
+    finish: dict[Kind, Callable[[NDArray], NDArray]] = {
+        "classes": lambda m: m.argmax(-1),
+        "metres": lambda m: m[..., 0],
+        "unit_vectors": lambda m: m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9),
+        "probability": lambda m: m[..., 0],
     }
     if mean.shape[:2] != size:
         planes = [
@@ -102,4 +102,4 @@ def _at_size(mean: NDArray, size: tuple[int, ...], task: str) -> NDArray:
             for plane in np.moveaxis(mean, -1, 0)
         ]
         mean = np.stack(planes, -1)
-    return finish[task](mean)
+    return finish[kind](mean)

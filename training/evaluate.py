@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from training.checkpoint import load_checkpoint
-from training.data.labels import LabelledPhoto
+from training.data.labels import LabelledPhoto, pixels
 from training.data.loading import load
 from training.data.opening import open_set
 from training.data.photoset import PhotoSet
@@ -105,9 +105,7 @@ def figures(model: Any, data: PhotoSet, size: tuple[int, int], *, limit: int = 0
     for sample in tqdm(photos, total=count, desc="evaluate", unit="photo"):
         raw = model(sample["image"][None].to(model.mean.device), tasks)
         for task, metric in metrics.items():
-            label = sample[task].numpy()
-            if task == "normals":
-                label = label.transpose(1, 2, 0)
+            label = pixels(sample[task].numpy())
             map_ = finish(model.tasks[task], raw[task].float(), (label.shape[0], label.shape[1]))
             if not raw[task].isfinite().all():
                 raise CheckpointError(

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ptsa_serve.tasks import TASKS
 from training.data import DATASETS
+from training.data.labels import LABELS
 from training.errors import ConfigError
 from training.options import number_faults, refuse
 from training.stepping import Precision
@@ -14,8 +16,7 @@ from training.tree import TaskTree
 
 __all__ = ["LOSS_WEIGHTS", "FitConfig", "label_faults"]
 
-# So that each task's gradient is of one order: nats, metres, radians, nats.
-LOSS_WEIGHTS = {"segmentation": 1.0, "depth": 1.0, "normals": 3.0, "saliency": 1.0}
+LOSS_WEIGHTS = {name: LABELS[task.kind].weight for name, task in TASKS.items()}
 
 # Of these, the data sets that are there.
 BATCHES = {"nyu": 12, "ccp": 4}

@@ -1,5 +1,6 @@
 import numpy as np
 
+from ptsa_serve.tasks import TASKS
 from training.data.camera import turn
 from training.data.labels import LabelledPhoto
 from training.data.transforms import Augmentation, flip, to_tensors
@@ -14,7 +15,9 @@ def sample(seed: int = 0) -> LabelledPhoto:
         "depth": np.where(rng.random((24, 32)) < 0.2, 0, rng.uniform(1, 9, (24, 32))).astype(np.float32),
         "normals": normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9),
     }
-    return LabelledPhoto("0001", rng.integers(0, 255, (24, 32, 3)).astype(np.uint8), labels)
+    return LabelledPhoto(
+        "0001", rng.integers(0, 255, (24, 32, 3)).astype(np.uint8), labels, {task: TASKS[task].kind for task in labels}
+    )
 
 
 def test_flip_twice_is_identity() -> None:

@@ -10,13 +10,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ptsa_serve.tasks import TASKS
-from training.data.labels import NOTHING, LabelledPhoto
+from training.data.labels import LABELS, LabelledPhoto
 
 __all__ = ["rays", "turn"]
 
 # Focal length over the longer side: of NYU Depth v2's camera, 259.6 of 320 pixels. Other sets have no geometric labels.
 FOCAL = 0.81
+
+# Stored normals have y up and z towards the camera, its own axes y down and z forward.
+_STORED = np.diag([1, -1, -1])
 
 
 def turn(sample: LabelledPhoto, *, pan: float, tilt: float, roll: float, zoom: float) -> LabelledPhoto:
@@ -30,17 +32,21 @@ def turn(sample: LabelledPhoto, *, pan: float, tilt: float, roll: float, zoom: f
     rotation = _rotation(pan, tilt, roll)
     lens = _lens(height, width)
     homography = lens @ np.diag([zoom, zoom, 1]) @ rotation @ np.linalg.inv(lens)
-    labels = dict(sample.labels)
-    if "depth" in labels:
-        nearness = rays(height, width) @ rotation[2] / zoom
-        labels["depth"] = (labels["depth"] * nearness).astype(np.float32)
-    if "normals" in labels:
-        labels["normals"] = _turned(labels["normals"], rotation, zoom)
+    # Planes n·X = d keep n·X when z shrinks and n's z grows.
+    vectors = np.diag([1, 1, zoom]) @ _STORED @ rotation @ _STORED
+    nearness = rays(height, width) @ rotation[2] / zoom
     size = (width, height)
     image = cv2.warpPerspective(sample.image, homography, size, borderMode=cv2.BORDER_REFLECT_101)
-    for task, label in labels.items():
-        fill = (NOTHING[TASKS[task].kind],) * 3
-        labels[task] = cv2.warpPerspective(label, homography, size, flags=cv2.INTER_NEAREST, borderValue=fill)
+    labels = {}
+    for task, label in sample.labels.items():
+        kind = LABELS[sample.kinds[task]]
+        labels[task] = cv2.warpPerspective(
+            kind.seen(label, vectors, nearness),
+            homography,
+            size,
+            flags=cv2.INTER_NEAREST,
+            borderValue=(kind.nothing,) * 3,
+        )
     return replace(sample, image=image, labels=labels)
 
 
@@ -62,11 +68,3 @@ def _rotation(pan: float, tilt: float, roll: float) -> NDArray[np.float64]:
     about_x = np.array([[1, 0, 0], [0, ct, st], [0, -st, ct]])
     about_z = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
     return about_z @ about_x @ about_y
-
-
-def _turned(normals: NDArray, rotation: NDArray, zoom: float) -> NDArray[np.float32]:
-    """Normals (H, W, 3) of a scene made shallower: planes n·X = d keep n·X when z shrinks and n's z grows."""
-    flipped = np.diag([1, -1, -1])  # stored normals have y up and z towards the camera
-    turned = normals @ (np.diag([1, 1, zoom]) @ flipped @ rotation @ flipped).T
-    length = np.linalg.norm(turned, axis=-1, keepdims=True)
-    return np.where(length > 0, turned / np.maximum(length, 1e-9), 0).astype(np.float32)

@@ -9,14 +9,18 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from ptsa_serve.images import SUFFIXES
-from ptsa_serve.tasks import TASKS
+from ptsa_serve.tasks import TASKS, Kind
 from training.data.files import read_classes, read_metres, read_unit_vectors
 from training.data.photoset import PhotoSet, files_by_name
 from training.errors import DataError
 
 __all__ = ["NYU"]
 
-_ENDINGS = {"segmentation": (".png",), "depth": (".png",), "normals": (".jpg", ".jpeg", ".png")}
+_ENDINGS: dict[Kind, tuple[str, ...]] = {
+    "classes": (".png",),
+    "metres": (".png",),
+    "unit_vectors": (".jpg", ".jpeg", ".png"),
+}
 
 
 class NYU(PhotoSet):
@@ -53,7 +57,7 @@ class NYU(PhotoSet):
 
 def _labels(folder: Path, task: str, photos: dict[str, Path]) -> dict[str, Path]:
     """The label files of a task, each of a photo. Raises DataError for others."""
-    allowed = _ENDINGS[task]
+    allowed = _ENDINGS[TASKS[task].kind]
     found = files_by_name(folder, (*SUFFIXES, ".npy", ".npz", ".mat", ".exr"))
     for name, path in found.items():
         if path.suffix.lower() not in allowed:

@@ -64,7 +64,7 @@ class PhotoSet(Dataset[LabelledPhoto], ABC):
             task: self.read(task, files[name], size) if name in files else no_label(TASKS[task].kind, size)
             for task, files in self._labels.items()
         }
-        return LabelledPhoto(name, image, labels)
+        return LabelledPhoto(name, image, labels, {task: TASKS[task].kind for task in labels})
 
 
 def files_by_name(folder: Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from training.data.camera import turn
-from training.data.labels import LabelledPhoto
+from training.data.labels import LABELS, LabelledPhoto, planes
 
 __all__ = ["Augmentation", "flip", "nearest", "to_tensors"]
 
@@ -48,16 +48,17 @@ class Augmentation:
 
 def flip(sample: LabelledPhoto) -> LabelledPhoto:
     """The mirror image; twice is the identity."""
-    labels = {task: np.ascontiguousarray(label[:, ::-1]) for task, label in sample.labels.items()}
-    if "normals" in labels:
-        labels["normals"] = labels["normals"] * np.array([-1, 1, 1], np.float32)
+    labels = {
+        task: np.ascontiguousarray(LABELS[sample.kinds[task]].mirrored(label)[:, ::-1])
+        for task, label in sample.labels.items()
+    }
     return replace(sample, image=np.ascontiguousarray(sample.image[:, ::-1]), labels=labels)
 
 
 def to_tensors(sample: LabelledPhoto, size: tuple[int, int], label_size: tuple[int, int] | None) -> dict[str, Any]:
     """`name`; `image`: uint8 (3, *size), antialiased; labels at `label_size` (nearest; None: as they are).
 
-    Normals become (3, h, w).
+    Channels come first: normals become (3, h, w).
     """
     height, width = size
     image = Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR)
@@ -68,8 +69,8 @@ def to_tensors(sample: LabelledPhoto, size: tuple[int, int], label_size: tuple[i
     for task, label in sample.labels.items():
         if label_size is not None:
             label = nearest(label, label_size)
-        tensor = torch.from_numpy(np.array(label))  # a copy: decoded labels are read-only
-        tensors[task] = tensor.permute(2, 0, 1).contiguous() if task == "normals" else tensor
+        # A copy: decoded labels are read-only.
+        tensors[task] = torch.from_numpy(np.array(planes(label), order="C"))
     return tensors
 
 
