@@ -14,11 +14,13 @@ from training.data.labels import LabelledPhoto, pixels
 from training.data.loading import load
 from training.data.opening import open_set
 from training.data.photoset import PhotoSet
+from training.data.records import shared_tasks
 from training.data.transforms import to_tensors
 from training.errors import CheckpointError, ConfigError
 from training.heads import finish
 from training.metrics import Figures, metric_for
 from training.options import refuse
+from training.resume import note
 from training.stepping import Precision, make_fabric
 
 __all__ = ["EvaluateConfig", "evaluate", "figures"]
@@ -62,11 +64,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Figures]]:
     fabric = make_fabric(config.precision)
     model = fabric.setup_module(load_checkpoint(config.checkpoint))
     for name, data in sets.items():
-        if not set(data.tasks) & set(model.tasks):
+        shared = shared_tasks(data.records, model.tasks)
+        if not shared:
             raise ConfigError(
                 f"{name} has labels of {', '.join(data.tasks)}, the model answers {', '.join(model.tasks)}; "
                 "leave the data set out, or evaluate another checkpoint"
             )
+        for task in data.tasks:
+            if task in model.tasks and task not in shared:
+                note(f"{name}: its {task} is another task than the model's, of other classes; it is left out")
     results = {}
     for name, data in sets.items():
         size = scaled(data.size, config.scale)
@@ -96,7 +102,7 @@ def figures(model: Any, data: PhotoSet, size: tuple[int, int], *, limit: int = 0
     """Task -> figure -> value, for the tasks that both the model (a PTSAModel) and the data set have."""
     count = min(limit, len(data)) if limit else len(data)
     indices = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
-    tasks = [task for task in data.tasks if task in model.tasks]
+    tasks = shared_tasks(data.records, model.tasks)
     metrics = {task: metric_for(model.tasks[task]) for task in tasks}
     was_training = model.training
     model.eval()

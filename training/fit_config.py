@@ -8,6 +8,7 @@ from typing import Literal
 from ptsa_serve.tasks import TASKS
 from training.data import DATASETS
 from training.data.labels import LABELS
+from training.data.records import disagreements
 from training.errors import ConfigError
 from training.options import number_faults, refuse
 from training.stepping import Precision
@@ -103,10 +104,12 @@ def _tree_faults(config: FitConfig) -> list[str]:
         return [f"--tree: {error}"]
     if len(tree.stages) != 4:
         return [f"--tree has {len(tree.stages)} stages, the backbone has 4; split them by /"]
-    if unknown := [task for task in tree.tasks if task not in LOSS_WEIGHTS]:
-        return [f"--tree: task {unknown[0]!r} is unknown; known are {', '.join(LOSS_WEIGHTS)}"]
-    known = {name: DATASETS[name].tasks for name in config.data if name in DATASETS}
-    return label_faults(tree.tasks, known) if known else []
+    known = dict.fromkeys(task for data in DATASETS.values() for task in data.records)
+    if unknown := [task for task in tree.tasks if task not in known]:
+        return [f"--tree: task {unknown[0]!r} is unknown; known are {', '.join(known)}"]
+    records = {name: DATASETS[name].records for name in config.data if name in DATASETS}
+    faults = label_faults(tree.tasks, {name: list(tasks) for name, tasks in records.items()}) if records else []
+    return faults + disagreements(tree.tasks, records)
 
 
 def label_faults(tasks: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> list[str]:
@@ -114,9 +117,9 @@ def label_faults(tasks: Sequence[str], labelled: Mapping[str, Sequence[str]]) ->
 
     labelled: the tasks that each set has labels for.
     """
+    can = {task: " or ".join(name for name, data in DATASETS.items() if task in data.records) for task in tasks}
     faults = [
-        f"no data set of --data labels {task} ({' or '.join(n for n, d in DATASETS.items() if task in d.tasks)} can); "
-        "add its labels, or leave the task out of --tree"
+        f"no data set of --data labels {task} ({can[task]} can); add its labels, or leave the task out of --tree"
         for task in tasks
         if not any(task in found for found in labelled.values())
     ]
