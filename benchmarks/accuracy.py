@@ -15,11 +15,10 @@ from tqdm import tqdm
 from benchmarks.measurement import Measurement
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.tasks import Kind, Task
-from training.data.labels import labelled
+from training.data.labels import labelled, nearest
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
 from training.data.records import shared_tasks
-from training.data.transforms import nearest
 from training.metrics import metric_for
 
 __all__ = ["measure_accuracy", "measure_trivial"]
@@ -37,7 +36,7 @@ def measure_accuracy(predictor: Predictor, *, name: str, root: Path, split: str,
             f"{name} has labels of {', '.join(data.tasks)}, the model answers {', '.join(predictor.tasks)}; "
             "measure it on another data set"
         )
-    metrics = {task: metric_for(predictor.tasks[task]) for task in tasks}
+    metrics = {task: metric_for(predictor.tasks[task], tolerance=data.tolerance) for task in tasks}
     indices = range(0, len(data), max(1, len(data) // limit) if limit else 1)
     for index in tqdm(indices, desc=f"{name}/{split}", unit="photo"):
         sample = data[index]
@@ -61,7 +60,7 @@ def measure_trivial(*, name: str, root: Path, split: str) -> Measurement:
         record = data.records[task]
         mean, constant = _mean_map(train, record)
         for predictor, map_ in (("constant", constant), ("mean_map", mean)):
-            metric = metric_for(record)
+            metric = metric_for(record, tolerance=data.tolerance)
             for index in range(len(data)):
                 label = data[index].labels[task]
                 metric.update(_at_size(map_, label.shape[:2], record.kind), label)
@@ -96,6 +95,7 @@ def _at_size(mean: NDArray, size: tuple[int, ...], kind: Kind) -> NDArray:
         "metres": lambda m: m[..., 0],
         "unit_vectors": lambda m: m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9),
         "probability": lambda m: m[..., 0],
+        "boundary": lambda m: m[..., 0],
     }
     if mean.shape[:2] != size:
         planes = [

@@ -103,7 +103,7 @@ def figures(model: Any, data: PhotoSet, size: tuple[int, int], *, limit: int = 0
     count = min(limit, len(data)) if limit else len(data)
     indices = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
     tasks = shared_tasks(data.records, model.tasks)
-    metrics = {task: metric_for(model.tasks[task]) for task in tasks}
+    metrics = {task: metric_for(model.tasks[task], tolerance=data.tolerance) for task in tasks}
     was_training = model.training
     model.eval()
     # One photo at a time: the sizes of the labels differ, and a batch gains nothing on a CPU.

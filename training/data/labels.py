@@ -3,10 +3,12 @@
 A photo without a label for a task holds a map of nothing but "no label": it counts neither in a loss nor in a figure.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ __all__ = [
     "LabelKind",
     "LabelledPhoto",
     "labelled",
+    "nearest",
     "no_label",
     "pixels",
     "planes",
@@ -36,13 +39,27 @@ class LabelledPhoto:
     """One upright photo, RGB uint8 (H, W, 3), and the labels of its set's tasks, each of the photo's height and width.
 
     kinds: of each task that has a label. classes: uint8 (H, W), class or IGNORE. metres: float32 (H, W), 0 = none.
-    unit_vectors: float32 (H, W, 3), unit length or (0, 0, 0). probability: uint8 (H, W), 0, 1 or IGNORE.
+    unit_vectors: float32 (H, W, 3), unit length or (0, 0, 0). probability, boundary: uint8 (H, W), 0, 1 or IGNORE.
     """
 
     name: str
     image: NDArray[np.uint8]
     labels: dict[str, NDArray]
     kinds: Mapping[str, Kind]
+
+
+def nearest(label: NDArray, size: tuple[int, int]) -> NDArray:
+    """A label at `size` (h, w), the value at each pixel's centre."""
+    rows = ((np.arange(size[0]) + 0.5) * label.shape[0] / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * label.shape[1] / size[1]).astype(int)
+    return label[np.ix_(rows, columns)]
+
+
+def _lines(label: NDArray, size: tuple[int, int]) -> NDArray:
+    """`nearest`, but a pixel is 1 where any that it covers is: a line one pixel wide does not fall into dots."""
+    cell = [max(1, math.ceil(have / want)) for have, want in zip(label.shape, size, strict=True)]
+    thick = cv2.dilate((label == 1).astype(np.uint8), np.ones(cell, np.uint8))
+    return nearest(np.where(thick == 1, np.uint8(1), label), size)
 
 
 def _same(label: NDArray) -> NDArray:
@@ -74,7 +91,8 @@ class LabelKind:
     dtype: of a label map; its axes are those of `KINDS`. nothing: what a pixel without a label holds. labelled(label,
     axis): which pixels have one. weight: of the loss in the sum. mirrored(label): the values, not their places, in a
     mirror. seen(label, vectors, nearness): the values to another camera, for whom normals are `vectors` (3, 3) @ n,
-    made unit again, and depths `nearness`, a number or (H, W), times as large.
+    made unit again, and depths `nearness`, a number or (H, W), times as large. resized(label, size): at (h, w), never
+    averaged.
     """
 
     dtype: type[np.generic]
@@ -83,6 +101,7 @@ class LabelKind:
     weight: float = 1.0
     mirrored: Callable[[NDArray], NDArray] = _same
     seen: Callable[[NDArray, NDArray, Any], NDArray] = _seen_alike
+    resized: Callable[[NDArray, tuple[int, int]], NDArray] = nearest
 
 
 def _not_ignored(label: Any, axis: int) -> Any:
@@ -97,12 +116,14 @@ def _long(label: Any, axis: int) -> Any:
     return (label**2).sum(axis) > SHORTEST_NORMAL**2
 
 
-# Weights so that each task's gradient is of one order: nats, metres, radians, nats.
+# Weights so that each task's gradient is of one order: nats, metres, radians, nats, and nats of which the balance of
+# boundaries leaves a tenth.
 LABELS: dict[Kind, LabelKind] = {
     "classes": LabelKind(np.uint8, IGNORE, _not_ignored),
     "metres": LabelKind(np.float32, 0, _positive, seen=_nearer),
     "unit_vectors": LabelKind(np.float32, 0, _long, weight=3.0, mirrored=_mirrored, seen=_turned),
     "probability": LabelKind(np.uint8, IGNORE, _not_ignored),
+    "boundary": LabelKind(np.uint8, IGNORE, _not_ignored, weight=10.0, resized=_lines),
 }
 
 

@@ -31,6 +31,7 @@ class PhotoSet(Dataset[LabelledPhoto], ABC):
     name: str
     size: tuple[int, int]
     records: Mapping[str, Task]
+    tolerance: float = 0.0075  # of the diagonal: how far off a boundary may be found (BSDS 500, PASCAL)
 
     def __init__(self, photos: Mapping[str, Path], labels: Mapping[str, Mapping[str, Path]]) -> None:
         self._names = sorted(photos)

@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import v2
 
 from training.data.camera import turn
 from training.data.labels import LABELS, LabelledPhoto, planes
 
-__all__ = ["Augmentation", "flip", "nearest", "to_tensors"]
+__all__ = ["Augmentation", "flip", "to_tensors"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def flip(sample: LabelledPhoto) -> LabelledPhoto:
 
 
 def to_tensors(sample: LabelledPhoto, size: tuple[int, int], label_size: tuple[int, int] | None) -> dict[str, Any]:
-    """`name`; `image`: uint8 (3, *size), antialiased; labels at `label_size` (nearest; None: as they are).
+    """`name`; `image`: uint8 (3, *size), antialiased; labels at `label_size` (never averaged; None: as they are).
 
     Channels come first: normals become (3, h, w).
     """
@@ -68,14 +67,7 @@ def to_tensors(sample: LabelledPhoto, size: tuple[int, int], label_size: tuple[i
     }
     for task, label in sample.labels.items():
         if label_size is not None:
-            label = nearest(label, label_size)
+            label = LABELS[sample.kinds[task]].resized(label, label_size)
         # A copy: decoded labels are read-only.
         tensors[task] = torch.from_numpy(np.array(planes(label), order="C"))
     return tensors
-
-
-def nearest(label: NDArray, size: tuple[int, int]) -> NDArray:
-    """A label at `size` (h, w), the value at each pixel's centre: nothing is ever averaged."""
-    rows = ((np.arange(size[0]) + 0.5) * label.shape[0] / size[0]).astype(int)
-    columns = ((np.arange(size[1]) + 0.5) * label.shape[1] / size[1]).astype(int)
-    return label[np.ix_(rows, columns)]
