@@ -28,6 +28,7 @@ def open_set(name: str, root: Path, split: str) -> PhotoSet:
         f"{task} {len(data.label_paths(task)) if task in data.tasks else 0}" for task in DATASETS[name].records
     )
     sys.stderr.write(f"{name}/{split}: {len(data)} photos; with labels of {labels}\n")
+    sys.stderr.writelines(f"{name}/{split}: {line}\n" for line in data.notes)
     return data
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ptsa_serve.images import SUFFIXES
-from ptsa_serve.tasks import Task
+from ptsa_serve.tasks import Kind, Task
 from training.data.files import read_photo
 from training.data.labels import LabelledPhoto, no_label
 from training.errors import DataError
@@ -32,6 +32,7 @@ class PhotoSet(Dataset[LabelledPhoto], ABC):
     size: tuple[int, int]
     records: Mapping[str, Task]
     tolerance: float = 0.0075  # of the diagonal: how far off a boundary may be found (BSDS 500, PASCAL)
+    notes: tuple[str, ...] = ()  # what was found out about this copy, for whoever watches
 
     def __init__(self, photos: Mapping[str, Path], labels: Mapping[str, Mapping[str, Path]]) -> None:
         self._names = sorted(photos)
@@ -66,7 +67,7 @@ class PhotoSet(Dataset[LabelledPhoto], ABC):
         name = self._names[index]
         image = read_photo(self._photos[name])
         size = (image.shape[0], image.shape[1])
-        kinds = {task: record.kind for task, record in self.records.items()}
+        kinds: dict[str, Kind] = {task: record.kind for task, record in self.records.items()}
         labels = {
             task: self.read(task, files[name], size) if name in files else no_label(kinds[task], size)
             for task, files in self._labels.items()

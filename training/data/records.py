@@ -6,7 +6,10 @@ from itertools import pairwise
 
 from ptsa_serve.tasks import Task
 
-__all__ = ["agree", "disagreements", "shared_tasks", "task_records"]
+__all__ = ["EDGES", "agree", "disagreements", "shared_tasks", "task_records"]
+
+# Where something ends and another thing begins.
+EDGES = Task("edges", "boundary", channels=1)
 
 Records = Mapping[str, Task]
 
