@@ -2,7 +2,7 @@
 axes no document tells.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,10 @@ __all__ = ["Axes", "axes_note", "evenly", "find_axes", "listed", "mask"]
 
 
 def listed(path: Path, photos: Mapping[str, Path]) -> dict[str, Path]:
-    """The photos that the lines of a text file name. Raises FileNotFoundError without it, DataError for those missing."""
+    """The photos that the lines of a text file name.
+
+    Raises FileNotFoundError without the file, DataError for photos that are missing.
+    """
     if not path.is_file():
         found = ", ".join(sorted(other.name for other in path.parent.glob("*.txt"))) or "nothing"
         raise FileNotFoundError(f"{path}: no such list of photos; {path.parent} holds {found}")
@@ -68,7 +71,7 @@ def axes_note(axes: Axes) -> str:
     return f"normals: y is {y} ({told}); z points {z} the camera{turned}"
 
 
-def evenly(names: Sequence[str], count: int) -> list[str]:
+def evenly(names: list[str], count: int) -> list[str]:
     """At most `count` of `names`, from the first to the last."""
     indices = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
     return [names[index] for index in indices]

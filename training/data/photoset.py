@@ -63,6 +63,10 @@ class PhotoSet(Dataset[LabelledPhoto], ABC):
         """The label files of a task, in the order of the photos."""
         return [self._labels[task][name] for name in self._names if name in self._labels[task]]
 
+    def label_path(self, task: str, index: int) -> Path | None:
+        """The label file of a photo, if it has one."""
+        return self._labels[task].get(self._names[index])
+
     def __getitem__(self, index: int) -> LabelledPhoto:
         name = self._names[index]
         image = read_photo(self._photos[name])
