@@ -13,11 +13,12 @@ _SLACK = np.float32(1.01)
 def peaks(strength: NDArray[np.float32]) -> NDArray[np.float32]:
     """The map (H, W) where it is highest across the line that it follows, 0 elsewhere.
 
-    The direction across is that of the strongest downward bend of the map, smoothed.
+    The direction across is that in which the map, smoothed, bends most.
     """
     smooth = cv2.GaussianBlur(strength, (0, 0), 2)
     xx, yy, xy = (cv2.Sobel(smooth, cv2.CV_32F, *order, ksize=5) for order in ((2, 0), (0, 2), (1, 1)))
-    across = np.arctan2(2 * xy, xx - yy) / 2 + np.float32(np.pi / 2)
+    # The larger eigenvalue's direction; the smaller, negative one bends more where their sum is below 0.
+    across = np.arctan2(2 * xy, xx - yy) / 2 + np.where(xx + yy < 0, np.float32(np.pi / 2), np.float32(0))
     dx, dy = np.cos(across), np.sin(across)
     x, y = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in strength.shape[::-1]))
     beside = [

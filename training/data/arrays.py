@@ -1,5 +1,6 @@
 """Labels as arrays: NumPy's .npy and MATLAB's .mat, read without ever running what a file may hold."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,16 @@ def read_array(path: Path, channels: int | None = None) -> NDArray:
 
 def read_mat(path: Path, key: str) -> Any:
     """What `key` holds in a MATLAB file (up to version 7.2), structs as dicts. Raises OSError or DataError."""
-    data = path.open("rb")
-    with data:
-        try:
-            return scipy.io.loadmat(data, simplify_cells=True, variable_names=[key])[key]
-        except OSError:
-            raise
-        except NotImplementedError:
-            raise DataError(f"{path}: a MATLAB file of version 7.3; save it again with -v7") from None
-        except KeyError:
-            raise DataError(f"{path}: it has no {key!r}; copy it from the data set again") from None
-        except Exception as error:  # what a damaged file raises is not told
-            raise DataError(f"{path}: the file is damaged ({error}); copy it from the data set again") from None
+    data = path.read_bytes()
+    try:
+        content = scipy.io.loadmat(io.BytesIO(data), simplify_cells=True, variable_names=[key])
+    except NotImplementedError:
+        raise DataError(f"{path}: a MATLAB file of version 7.3; save it again with -v7") from None
+    except Exception as error:  # SciPy does not say what damage raises
+        raise DataError(f"{path}: the file is damaged ({error}); copy it from the data set again") from None
+    if key not in content:
+        raise DataError(f"{path}: it has no {key!r}; copy it from the data set again")
+    return content[key]
 
 
 def fitted(path: Path, label: NDArray, size: tuple[int, int], kind: Kind) -> NDArray:

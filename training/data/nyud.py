@@ -7,6 +7,7 @@ single photos, may be missing.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,15 +108,19 @@ class NYUD(PhotoSet):
 
     def _first_unit(self) -> bool:
         """Whether the first depth file that has a value holds millimetres."""
-        units = (_in_millimetres(_depths(path)) for path in self.label_paths("depth"))
-        return next((unit for unit in units if unit is not None), False)
+        for path in self.label_paths("depth"):
+            with suppress(DataError):  # of a damaged file; it is told when it is drawn
+                if (unit := _in_millimetres(_depths(path))) is not None:
+                    return unit
+        return False
 
     def _floors(self) -> Iterator[tuple[NDArray, NDArray]]:
         """Normals as stored, and where the floor is, of some photos."""
         both = [self._labels.get(task, {}) for task in ("normals", "segmentation")]
         for name in evenly([name for name in self._names if all(name in files for files in both)], _LOOK_AT):
-            vectors, classes = _vectors(both[0][name]), read_classes(both[1][name], None, 40, first=1)
-            yield vectors, nearest(classes, vectors.shape[:2]) == _FLOOR
+            with suppress(DataError):
+                vectors, classes = _vectors(both[0][name]), read_classes(both[1][name], None, 40, first=1)
+                yield vectors, nearest(classes, vectors.shape[:2]) == _FLOOR
 
     def _found(self) -> tuple[str, ...]:
         depth = [f"depth: the files hold {'millimetres' if self._millimetres else 'metres'}"]

@@ -8,6 +8,7 @@ written beside them.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,9 @@ class Pascal(PhotoSet):
         """Normals as stored, and where ground is, of some photos."""
         normals = self._labels.get("normals", {})
         for name in evenly([name for name in self._names if name in normals], _LOOK_AT):
-            vectors = read_vectors(normals[name], None)
-            yield vectors, nearest(np.isin(_classes(self._context[name]), FLOORS), vectors.shape[:2])
+            with suppress(DataError):  # of a damaged file; it is told when it is drawn
+                vectors = read_vectors(normals[name], None)
+                yield vectors, nearest(np.isin(_classes(self._context[name]), FLOORS), vectors.shape[:2])
 
 
 def _found(folder: Path, suffix: str) -> dict[str, Path]:
