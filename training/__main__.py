@@ -57,9 +57,9 @@ def _parse() -> tuple[str, dict[str, Any]]:
         usage = f"python -m training {name} {'FOLDER ' if name in PLAIN else ''}[--config FILE] [options]"
         sub = jsonargparse.ArgumentParser(description=text, usage=usage)
         sub.add_argument("--config", action="config", help="YAML file with any of the options below")
-        flags = {field.name for field in fields(config)} & FLAGS.keys()
-        sub.add_class_arguments(config, as_group=False, as_positional=name in PLAIN, skip=flags)
-        for flag in sorted(flags):
+        flags = [field.name for field in fields(config) if field.name in FLAGS]
+        sub.add_class_arguments(config, as_group=False, as_positional=name in PLAIN, skip={*flags})
+        for flag in flags:
             sub.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
         groups[group].add_subcommand(last, sub, help=text)
     options, words = parser.parse_args(), []

@@ -168,6 +168,16 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: write(f / "depth/0001.npy", (f / "depth/0001.npy").read_bytes()[:500]),
         r"depth/0001\.npy: no array of numbers",
     ),
+    "depth of another type": (
+        "nyud_arrays",
+        lambda f: [p.rename(p.with_suffix(".mat")) for p in (f / "depth").iterdir()],
+        r"depth: no file in it ends in \.npy; put labels there that do, or remove",
+    ),
+    "an empty folder": (
+        "pascal",
+        lambda f: [p.unlink() for p in (f / "sal_distill").iterdir()],
+        r"sal_distill: no file in it ends in \.png",
+    ),
     "negative depth": (
         "nyud_arrays",
         lambda f: np.save(f / "depth/0001.npy", -np.ones((48, 64))),

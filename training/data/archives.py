@@ -2,16 +2,17 @@
 axes no document tells.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.photoset import files_by_name
 from training.errors import DataError
 
-__all__ = ["Axes", "axes_note", "evenly", "find_axes", "listed", "mask"]
+__all__ = ["Axes", "axes_note", "evenly", "find_axes", "labels_in", "listed", "mask"]
 
 
 def listed(path: Path, photos: Mapping[str, Path]) -> dict[str, Path]:
@@ -34,6 +35,21 @@ def listed(path: Path, photos: Mapping[str, Path]) -> dict[str, Path]:
             "them from the data set again, or take them off the list"
         )
     return {name: photos[name] for name in names}
+
+
+def labels_in(folder: Path, endings: Collection[str]) -> dict[str, Path]:
+    """The label files of a folder by their photo's name, none if there is no such folder.
+
+    Raises FileNotFoundError if it is there and holds none, DataError for two files of one name.
+    """
+    if not folder.is_dir():
+        return {}
+    if found := files_by_name(folder, endings):
+        return found
+    raise FileNotFoundError(
+        f"{folder}: no file in it ends in {' or '.join(endings)}; put labels there that do, or remove the folder to train "
+        "without them"
+    )
 
 
 def mask(values: NDArray) -> NDArray[np.uint8]:

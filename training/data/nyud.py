@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptsa_serve.tasks import TASKS, Task
-from training.data.archives import axes_note, evenly, find_axes, listed, mask
+from training.data.archives import axes_note, evenly, find_axes, labels_in, listed, mask
 from training.data.arrays import fitted, read_array
 from training.data.files import plausible, read_classes, read_grey, read_vectors, unit_vectors
 from training.data.labels import nearest
@@ -70,8 +70,7 @@ class NYUD(PhotoSet):
         labels = {}
         for task, (folders, endings) in _PLACES.items():
             if folder := next((root / name for name in folders if (root / name).is_dir()), None):
-                found = files_by_name(folder, endings)
-                labels[task] = {name: path for name, path in found.items() if name in photos}
+                labels[task] = {n: path for n, path in labels_in(folder, endings).items() if n in photos}
         labels = {task: files for task, files in labels.items() if files}
         if not labels:
             raise FileNotFoundError(f"{root}: photos without any labels; expected {', '.join(_PLACES)} beside images")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptsa_serve.tasks import TASKS, Task
 from training.boundaries import class_boundaries
-from training.data.archives import axes_note, evenly, find_axes, listed, mask
+from training.data.archives import axes_note, evenly, find_axes, labels_in, listed, mask
 from training.data.arrays import fitted, read_mat
 from training.data.files import read_classes, read_grey, read_vectors, unit_vectors
 from training.data.labels import IGNORE, nearest
@@ -52,12 +52,13 @@ class Pascal(PhotoSet):
     def __init__(self, root: Path, split: str) -> None:
         root = Path(root)
         photos = listed(root / "ImageSets/Context" / f"{split}.txt", files_by_name(root / "JPEGImages"))
-        context = _found(root / "pascal-context/trainval", ".mat")
-        normals = _found(root / "normals_distill", ".png")
+        context = labels_in(root / "pascal-context/trainval", (".mat",))
+        normals = labels_in(root / "normals_distill", (".png",))
         labels = {
-            "segmentation": _found(root / "semseg/pascal-context", ".png") | _found(root / "semseg/VOC12", ".png"),
-            "human_parts": _found(root / "human_parts", ".mat"),
-            "saliency": _found(root / "sal_distill", ".png"),
+            "segmentation": labels_in(root / "semseg/pascal-context", (".png",))
+            | labels_in(root / "semseg/VOC12", (".png",)),
+            "human_parts": labels_in(root / "human_parts", (".mat",)),
+            "saliency": labels_in(root / "sal_distill", (".png",)),
             "normals": {name: path for name, path in normals.items() if name in context},
             "edges": context,
         }
@@ -94,10 +95,6 @@ class Pascal(PhotoSet):
             with suppress(DataError):  # of a damaged file; it is told when it is drawn
                 vectors = read_vectors(normals[name], None)
                 yield vectors, nearest(np.isin(_classes(self._context[name]), FLOORS), vectors.shape[:2])
-
-
-def _found(folder: Path, suffix: str) -> dict[str, Path]:
-    return files_by_name(folder, (suffix,)) if folder.is_dir() else {}
 
 
 def _classes(path: Path) -> NDArray:
