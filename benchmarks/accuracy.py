@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from benchmarks.measurement import Measurement
 from ptsa_serve.predictor import Predictor
-from ptsa_serve.tasks import TASKS
-from training.data.labels import labelled
+from ptsa_serve.tasks import Kind, Task
+from training.data.labels import labelled, nearest
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
-from training.data.transforms import nearest
+from training.data.records import shared_tasks
 from training.metrics import metric_for
 
 __all__ = ["measure_accuracy", "measure_trivial"]
@@ -30,13 +30,13 @@ def measure_accuracy(predictor: Predictor, *, name: str, root: Path, split: str,
     Raises ValueError or OSError for data that cannot be used, PTSAError for a photo that the server would refuse.
     """
     data = open_set(name, root, split)
-    tasks = [task for task in data.tasks if task in predictor.tasks]
+    tasks = shared_tasks(data.records, predictor.tasks)
     if not tasks:
         raise ValueError(
             f"{name} has labels of {', '.join(data.tasks)}, the model answers {', '.join(predictor.tasks)}; "
             "measure it on another data set"
         )
-    metrics = {task: metric_for(TASKS[task]) for task in tasks}
+    metrics = {task: metric_for(predictor.tasks[task], tolerance=data.tolerance) for task in tasks}
     indices = range(0, len(data), max(1, len(data) // limit) if limit else 1)
     for index in tqdm(indices, desc=f"{name}/{split}", unit="photo"):
         sample = data[index]
@@ -57,44 +57,45 @@ def measure_trivial(*, name: str, root: Path, split: str) -> Measurement:
     check_labels(train)
     figures = {}
     for task in (task for task in data.tasks if task in train.tasks):
-        mean, constant = _mean_map(train, task)
+        record = data.records[task]
+        mean, constant = _mean_map(train, record)
         for predictor, map_ in (("constant", constant), ("mean_map", mean)):
-            metric = metric_for(TASKS[task])
+            metric = metric_for(record, tolerance=data.tolerance)
             for index in range(len(data)):
                 label = data[index].labels[task]
-                metric.update(_at_size(map_, label.shape[:2], task), label)
+                metric.update(_at_size(map_, label.shape[:2], record.kind), label)
             figures |= {f"{task}_{predictor}_{k}": v for k, v in metric.compute().items()}
     return Measurement(
         f"How good is not looking, on {name}/{split}?", figures, {"data": name, "split": split, "photos": len(data)}
     )
 
 
-def _mean_map(train: PhotoSet, task: str, size: tuple[int, int] = (240, 320)) -> tuple[NDArray, NDArray]:
+def _mean_map(train: PhotoSet, task: Task, size: tuple[int, int] = (240, 320)) -> tuple[NDArray, NDArray]:
     """Mean label over the training photos at one size (of classes: the share of each), a pixel and over all pixels.
 
     Only pixels with a label count; a pixel that never had one gets the mean over all.
     """
-    channels = TASKS[task].channels
-    total, count = np.zeros((*size, channels)), np.zeros((*size, 1))
-    for index in tqdm(range(len(train)), desc=f"mean {task}", unit="photo"):
-        label = nearest(train[index].labels[task], size)
-        rows, columns = np.nonzero(labelled(TASKS[task].kind, label))
-        if TASKS[task].kind == "classes":
+    total, count = np.zeros((*size, task.channels)), np.zeros((*size, 1))
+    for index in tqdm(range(len(train)), desc=f"mean {task.name}", unit="photo"):
+        label = nearest(train[index].labels[task.name], size)
+        rows, columns = np.nonzero(labelled(task.kind, label))
+        if task.kind == "classes":
             total[rows, columns, label[rows, columns]] += 1
         else:
-            total[rows, columns] += label[rows, columns].reshape(-1, channels)
+            total[rows, columns] += label[rows, columns].reshape(-1, task.channels)
         count[rows, columns] += 1
     constant = np.broadcast_to(total.sum((0, 1)) / count.sum(), total.shape)
     return np.where(count > 0, total / np.maximum(count, 1), constant), constant
 
 
-def _at_size(mean: NDArray, size: tuple[int, ...], task: str) -> NDArray:
+def _at_size(mean: NDArray, size: tuple[int, ...], kind: Kind) -> NDArray:
     """The map that a trivial predictor answers for a photo of `size`."""
-    finish: dict[str, Callable[[NDArray], NDArray]] = {
-        "segmentation": lambda m: m.argmax(-1),
-        "depth": lambda m: m[..., 0],
-        "normals": lambda m: m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9),
-        "saliency": lambda m: m[..., 0],
+    finish: dict[Kind, Callable[[NDArray], NDArray]] = {
+        "classes": lambda m: m.argmax(-1),
+        "metres": lambda m: m[..., 0],
+        "unit_vectors": lambda m: m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9),
+        "probability": lambda m: m[..., 0],
+        "boundary": lambda m: m[..., 0],
     }
     if mean.shape[:2] != size:
         planes = [
@@ -102,4 +103,4 @@ def _at_size(mean: NDArray, size: tuple[int, ...], task: str) -> NDArray:
             for plane in np.moveaxis(mean, -1, 0)
         ]
         mean = np.stack(planes, -1)
-    return finish[task](mean)
+    return finish[kind](mean)

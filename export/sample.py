@@ -38,15 +38,15 @@ def sample_maps(predictor: Predictor, files: Sequence[ArtifactFile]) -> Artifact
 def coarse(values: np.ndarray, kind: Kind) -> np.ndarray:
     """A map with few different values, which compresses well; shape and dtype stay.
 
-    metres are off by 0.4 % at most, unit vectors and probabilities by 0.004, classes not at all: less than half of
-    what readiness allows (`Predictor.verify`).
+    metres are off by 0.4 % at most, unit vectors, probabilities and boundaries by 0.004, classes not at all: less than
+    half of what readiness allows (`Predictor.verify`).
     """
     match kind:
         case "classes":
             return values
         case "metres":
             return round_mantissa(values, bits=7)
-        case "unit_vectors" | "probability":
+        case "unit_vectors" | "probability" | "boundary":
             return np.round(values * np.float32(128)) / np.float32(128)
 
 

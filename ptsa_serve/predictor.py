@@ -13,13 +13,19 @@ from ptsa_serve.errors import EngineError, UnknownTask
 from ptsa_serve.images import FORMATS, ImageLimits, OpenPhoto, open_photo
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
 from ptsa_serve.resize import Grid, choose_size, shrink, stretch
-from ptsa_serve.tasks import Task
+from ptsa_serve.tasks import Kind, Task
 
 __all__ = ["Predictor", "Prepared", "ScaledMaps"]
 
 # How far the maps of the sample may lie from those in the artifact, by `_difference`. Kernels of other
 # machines and bf16 engines stay well below; wrong weights, a wrong graph or wrong colours lie far above.
-_VERIFY: dict[str, float] = {"classes": 0.02, "metres": 0.01, "unit_vectors": 0.01, "probability": 0.01}
+_VERIFY: dict[Kind, float] = {
+    "classes": 0.02,
+    "metres": 0.01,
+    "unit_vectors": 0.01,
+    "probability": 0.01,
+    "boundary": 0.01,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Literal
 
 __all__ = ["KINDS", "TASKS", "Color", "Kind", "Task"]
 
-Kind = Literal["classes", "metres", "unit_vectors", "probability"]
+Kind = Literal["classes", "metres", "unit_vectors", "probability", "boundary"]
 Color = tuple[int, int, int]
 
 # What a map of each kind is, for an image of H x W: the array of docs/http-api.md, as (dtype, trailing axes).
@@ -14,6 +14,8 @@ KINDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "metres": ("float32", ()),
     "unit_vectors": ("float32", (3,)),
     "probability": ("float32", ()),
+    # Of lines one pixel wide, where "probability" is of areas: learnt, measured and scaled in another way.
+    "boundary": ("float32", ()),
 }
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from training.checkpoint import as_stored
+from training.data import DATASETS
+from training.data.records import task_records
 from training.fit_config import FitConfig
 from training.methods import METHODS
 from training.model import ModelConfig, PTSAModel
@@ -20,8 +22,9 @@ def whole(config: FitConfig) -> bool:
 def build(config: FitConfig) -> PTSAModel:
     """The model to train, with its starting weights and what is trainable set."""
     tree, options = TaskTree.parse(config.tree), config.method_options
-    model_config = ModelConfig(config.backbone, tree, config.method, options, config.decoder, config.width)
-    model = PTSAModel(model_config, drop_path=config.drop_path if whole(config) else 0.0)
+    tasks = tuple(task_records(tree.tasks, [DATASETS[name].records for name in config.data]).values())
+    model_config = ModelConfig(config.backbone, tree, config.method, options, config.decoder, config.width, tasks)
+    model = PTSAModel(model_config, drop_path=config.drop_path or 0.0)
     if config.start is not None:
         take_over(model, config.start)
     model.freeze()

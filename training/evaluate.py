@@ -10,15 +10,17 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from training.checkpoint import load_checkpoint
-from training.data.labels import LabelledPhoto
+from training.data.labels import LabelledPhoto, pixels
 from training.data.loading import load
 from training.data.opening import open_set
 from training.data.photoset import PhotoSet
+from training.data.records import shared_tasks
 from training.data.transforms import to_tensors
 from training.errors import CheckpointError, ConfigError
 from training.heads import finish
 from training.metrics import Figures, metric_for
 from training.options import refuse
+from training.resume import note
 from training.stepping import Precision, make_fabric
 
 __all__ = ["EvaluateConfig", "evaluate", "figures"]
@@ -34,6 +36,8 @@ class EvaluateConfig:
         split: val or train.
         limit: only so many photos of each set, evenly spread; 0 = all.
         scale: of the input's sides, 1 = as deployed.
+        square: measure as MTLoRA does: photos and labels at so many pixels a side, e.g. 448; 0 = labels at their own
+            size. Figures of the two ways do not belong in one table.
         precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
     """
 
@@ -42,6 +46,7 @@ class EvaluateConfig:
     split: str = "val"
     limit: int = 0
     scale: float = 1.0
+    square: int = 0
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
@@ -50,6 +55,10 @@ class EvaluateConfig:
             faults.append(f"--limit is {self.limit}; allowed are 0 (all photos) and more")
         if not 0 < self.scale <= 4:
             faults.append(f"--scale is {self.scale}; allowed are more than 0, up to 4; 1 is as deployed")
+        if self.square and (self.square % 32 or not 32 <= self.square <= 2048):
+            faults.append(f"--square is {self.square}; allowed are 0 and multiples of 32 up to 2048")
+        if self.square and self.scale != 1:
+            faults.append("--square and --scale both say how large the input is; give one")
         refuse(faults)
 
 
@@ -62,15 +71,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Figures]]:
     fabric = make_fabric(config.precision)
     model = fabric.setup_module(load_checkpoint(config.checkpoint))
     for name, data in sets.items():
-        if not set(data.tasks) & set(model.tasks):
+        shared = shared_tasks(data.records, model.tasks)
+        if not shared:
             raise ConfigError(
                 f"{name} has labels of {', '.join(data.tasks)}, the model answers {', '.join(model.tasks)}; "
                 "leave the data set out, or evaluate another checkpoint"
             )
+        for task in data.tasks:
+            if task in model.tasks and task not in shared:
+                note(f"{name}: its {task} is another task than the model's, of other classes; it is left out")
     results = {}
     for name, data in sets.items():
-        size = scaled(data.size, config.scale)
-        results[name] = figures(model, data, size, limit=config.limit)
+        if config.square:
+            size = (config.square, config.square)
+            results[name] = figures(model, data, size, limit=config.limit, published=True)
+        else:
+            results[name] = figures(model, data, scaled(data.size, config.scale), limit=config.limit)
     return results
 
 
@@ -80,34 +96,37 @@ def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 class _Photos(Dataset[dict]):
-    def __init__(self, data: PhotoSet, size: tuple[int, int], indices: list[int]) -> None:
-        self._data, self._size, self._indices = data, size, indices
+    def __init__(self, data: PhotoSet, size: tuple[int, int], indices: list[int], published: bool) -> None:
+        self._data, self._size, self._indices, self._published = data, size, indices, published
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> dict:
         sample: LabelledPhoto = self._data[self._indices[index]]
-        return to_tensors(sample, self._size, label_size=None)
+        return to_tensors(sample, self._size, self._size if self._published else None, cubic=self._published)
 
 
 @torch.inference_mode()
-def figures(model: Any, data: PhotoSet, size: tuple[int, int], *, limit: int = 0) -> dict[str, Figures]:
-    """Task -> figure -> value, for the tasks that both the model (a PTSAModel) and the data set have."""
+def figures(
+    model: Any, data: PhotoSet, size: tuple[int, int], *, limit: int = 0, published: bool = False
+) -> dict[str, Figures]:
+    """Task -> figure -> value, for the tasks that both the model (a PTSAModel) and the data set have.
+
+    At the labels' own sizes; `published`: at `size`, images resized as in `to_tensors(cubic=True)`.
+    """
     count = min(limit, len(data)) if limit else len(data)
     indices = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
-    tasks = [task for task in data.tasks if task in model.tasks]
-    metrics = {task: metric_for(model.tasks[task]) for task in tasks}
+    tasks = shared_tasks(data.records, model.tasks)
+    metrics = {task: metric_for(model.tasks[task], tolerance=data.tolerance) for task in tasks}
     was_training = model.training
     model.eval()
     # One photo at a time: the sizes of the labels differ, and a batch gains nothing on a CPU.
-    photos = load(_Photos(data, size, indices), batch_size=None)
+    photos = load(_Photos(data, size, indices, published), batch_size=None)
     for sample in tqdm(photos, total=count, desc="evaluate", unit="photo", leave=False, disable=None):
         raw = model(sample["image"][None].to(model.mean.device), tasks)
         for task, metric in metrics.items():
-            label = sample[task].numpy()
-            if task == "normals":
-                label = label.transpose(1, 2, 0)
+            label = pixels(sample[task].numpy())
             map_ = finish(model.tasks[task], raw[task].float(), (label.shape[0], label.shape[1]))
             if not raw[task].isfinite().all():
                 raise CheckpointError(

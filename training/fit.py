@@ -18,14 +18,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training.build import build, parameter_groups, whole
 from training.checkpoint import save_checkpoint, sha256
-from training.data.labels import IGNORE
+from training.data.labels import IGNORE, LABELS
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
-from training.data.transforms import Augmentation
+from training.data.transforms import AUGMENTATIONS, PublishedAugmentation
 from training.errors import ConfigError
 from training.evaluate import scaled
-from training.fit_config import LOSS_WEIGHTS, WAYS_TO_SAY, FitConfig, label_faults, resolved
+from training.fit_config import WAYS_TO_SAY, FitConfig, label_faults, resolved
 from training.holdout import hold_out
 from training.loop import Plan, Work, train
 from training.losses import class_weights, task_loss
@@ -91,7 +91,7 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
         work = Work(
             batches=partial(_batches, config, sets, fabric),
             losses=partial(_losses, run.optimisation, _class_weights(sets, run.optimisation.module, fabric.device)),
-            weights=LOSS_WEIGHTS,
+            weights=run.settings["loss_weights"],
             save=partial(_save, run),
             validate=partial(_validate, run) if run.validation else None,
         )
@@ -186,8 +186,10 @@ def _batches(
 ) -> Iterator[list[Batch]]:
     """The batches of each step: `accumulate` of each data set."""
     sources = {}
+    augment = AUGMENTATIONS[config.augmentation]
+    published = isinstance(augment, PublishedAugmentation)
     for name, data in sets.items():
-        source = Source(data, size=_size(config, data), augment=Augmentation(), seed=config.seed)
+        source = Source(data, size=_size(config, data), augment=augment, seed=config.seed, published=published)
         share = Share(source, config.batches[name], name, fabric)
         sources[name] = (cast(Source, share), share.size)
     passes = Mix(sources, workers=config.workers).steps(first * config.accumulate, last * config.accumulate)
@@ -229,14 +231,14 @@ def _class_weights(sets: Mapping[str, PhotoSet], model: Any, device: torch.devic
 
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
     """All that the weights depend on, as JSON: compared when a run goes on, and written into its checkpoint."""
-    unused = {"rank", "options", *(() if whole(config) else ("drop_path",))}
+    unused = {"rank", "options"}
     unused |= set() if whole(config) or model.method.trained else {"backbone_rate"}
     unused |= {*MAY_CHANGE, "rate_batch", *WAYS_TO_SAY.values()} - {"side"}  # `resolved` has said them otherwise
     settings = {name: value for name, value in asdict(config).items() if name not in unused}
     return settings | {
         "tree": str(model.config.tree),
         "options": dict(model.config.options),
-        "loss_weights": {task: LOSS_WEIGHTS[task] for task in model.tasks},
+        "loss_weights": {t: LABELS[task.kind].weight for t, task in model.tasks.items()} | config.loss_weights,
         "batches": {name: config.batches[name] for name in sets},
         "start": sha256(config.start) if config.start else None,
         "data": {name: _described(data) for name, data in sets.items()},

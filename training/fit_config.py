@@ -7,6 +7,8 @@ from typing import Any
 
 from training.backbones import known_backbones
 from training.data import DATASETS
+from training.data.records import disagreements
+from training.data.transforms import AUGMENTATIONS
 from training.decoders import DECODERS
 from training.errors import ConfigError
 from training.methods import METHODS, method_options
@@ -15,10 +17,7 @@ from training.rules import RULES
 from training.stepping import Precision
 from training.tree import TaskTree
 
-__all__ = ["LOSS_WEIGHTS", "WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
-
-# So that each task's gradient is of one order: nats, metres, radians, nats.
-LOSS_WEIGHTS = {"segmentation": 1.0, "depth": 1.0, "normals": 3.0, "saliency": 1.0}
+__all__ = ["WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
 
 # Options that say the same in two ways; the second goes before the first unless it is 0.
 WAYS_TO_SAY = {
@@ -51,6 +50,7 @@ class FitConfig:
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
         rule: what the losses do to the weights: weighted_sum.
+        loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.
         batch_each: in place of `batches`: so many photos of every data set.
         accumulate: so many passes of `batches` make a step. One pass of them all gives the same gradients only where
@@ -64,9 +64,10 @@ class FitConfig:
         warmup_epochs: in place of `warmup`, in epochs.
         weight_decay: of AdamW, for matrices.
         clip: largest norm of all gradients together.
-        drop_path: of the last block, from 0 in the first, where the whole backbone is trained.
+        drop_path: of the last block, from 0 in the first; left out: 0.1 where the whole backbone is trained, else 0.
         ema: store the average of the weights over the steps, which keeps this part of itself a step; 0 = the last ones.
         scale: of the input's sides, 1 = as deployed (about 200,000 pixels).
+        augmentation: how photos are varied: ours, mtlora_pascal or mtlora_nyud (rotated, scaled: MTLoRA's).
         side: in place of `scale`: square inputs of this side, a multiple of 32; aspect ratios are not kept.
         hold_out: this part of the training photos, chosen by seed and name, is validated on instead: best.safetensors
             is then kept beside the last weights, and metrics.json says how good both are.
@@ -92,6 +93,7 @@ class FitConfig:
     decoder: str = "pyramid"
     width: int = 96
     rule: str = "weighted_sum"
+    loss_weights: dict[str, float] = field(default_factory=dict)
     batches: dict[str, int] = field(default_factory=lambda: dict(BATCHES))
     batch_each: int = 0
     accumulate: int = 1
@@ -104,9 +106,10 @@ class FitConfig:
     warmup_epochs: int = 0
     weight_decay: float = 0.05
     clip: float = 5.0
-    drop_path: float = 0.1
+    drop_path: float | None = None
     ema: float = 0.0
     scale: float = 1.0
+    augmentation: str = "ours"
     side: int = 0
     hold_out: float = 0.0
     validate_every: int = 0
@@ -152,10 +155,12 @@ def _tree_faults(config: FitConfig) -> list[str]:
         return [f"--tree: {error}"]
     if len(tree.stages) != 4:
         return [f"--tree has {len(tree.stages)} stages, the backbone has 4; split them by /"]
-    if unknown := [task for task in tree.tasks if task not in LOSS_WEIGHTS]:
-        return [f"--tree: task {unknown[0]!r} is unknown; known are {', '.join(LOSS_WEIGHTS)}"]
-    known = {name: DATASETS[name].tasks for name in config.data if name in DATASETS}
-    return label_faults(tree.tasks, known) if known else []
+    known = dict.fromkeys(task for data in DATASETS.values() for task in data.records)
+    if unknown := [task for task in tree.tasks if task not in known]:
+        return [f"--tree: task {unknown[0]!r} is unknown; known are {', '.join(known)}"]
+    records = {name: DATASETS[name].records for name in config.data if name in DATASETS}
+    faults = label_faults(tree.tasks, {name: list(tasks) for name, tasks in records.items()}) if records else []
+    return faults + disagreements(tree.tasks, records)
 
 
 def label_faults(tasks: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> list[str]:
@@ -163,9 +168,9 @@ def label_faults(tasks: Sequence[str], labelled: Mapping[str, Sequence[str]]) ->
 
     labelled: the tasks that each set has labels for.
     """
+    can = {task: " or ".join(name for name, data in DATASETS.items() if task in data.records) for task in tasks}
     faults = [
-        f"no data set of --data labels {task} ({' or '.join(n for n, d in DATASETS.items() if task in d.tasks)} can); "
-        "add its labels, or leave the task out of --tree"
+        f"no data set of --data labels {task} ({can[task]} can); add its labels, or leave the task out of --tree"
         for task in tasks
         if not any(task in found for found in labelled.values())
     ]
@@ -187,6 +192,8 @@ def _model_faults(config: FitConfig) -> list[str]:
         method_options(config.method, config.method_options)
     except ConfigError as error:
         return [*faults, f"--method: {error}"]
+    if config.augmentation not in AUGMENTATIONS:
+        faults.append(f"--augmentation {config.augmentation!r} is unknown; known are {', '.join(AUGMENTATIONS)}")
     if METHODS[config.method].kind != "full" and config.start is None:
         faults.append(
             f"--method {config.method} without --start would freeze a backbone of random weights; "
@@ -220,6 +227,9 @@ def resolved(config: FitConfig, photos: Mapping[str, int]) -> FitConfig:
     factor = sum(a_step.values()) / config.rate_batch if config.rate_batch else 1.0
     return replace(
         config,
+        drop_path=(0.1 if METHODS[config.method].kind == "full" else 0.0)
+        if config.drop_path is None
+        else config.drop_path,
         batches=batches,
         batch_each=0,
         steps=config.epochs * epoch or config.steps,

@@ -21,7 +21,7 @@ def finish(task: Task, raw: Tensor, size: tuple[int, int]) -> Tensor:
     """The map that the artifact returns, for raw planes (N, C, h, w).
 
     classes: uint8 (N, H, W), class index. metres: float (N, H, W). unit_vectors: float (N, H, W, 3), unit length.
-    probability: float (N, H, W), 0...1.
+    probability, boundary: float (N, H, W), 0...1.
     """
     planes = upsample(raw, size)
     match task.kind:
@@ -31,5 +31,5 @@ def finish(task: Task, raw: Tensor, size: tuple[int, int]) -> Tensor:
             return planes[:, 0].clamp(*LOG_DEPTH).exp()
         case "unit_vectors":
             return F.normalize(planes, dim=1, eps=1e-6).permute(0, 2, 3, 1)
-        case "probability":
+        case "probability" | "boundary":
             return planes[:, 0].sigmoid()

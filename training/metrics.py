@@ -5,15 +5,18 @@ label, and so photos without one, do not count. `compute()` gives figures by nam
 Protocols: mIoU from one confusion matrix; RMSE over all labelled pixels of the split; mean angle over all labelled
 pixels (atan2 form, exact near 0); saliency IoU at 0.5 a photo, 1 where neither map nor label holds anything, averaged
 over photos; max-F with beta² = 0.3 over 255 thresholds of the mean precision and recall (Achanta et al., CVPR 2009), a
-photo's precision or recall being 1 where it is a share of nothing.
+photo's precision or recall being 1 where it is a share of nothing; boundary F as in `Boundary`.
 """
 
+import math
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ptsa_serve.tasks import Task
+from training.boundaries import disc, peaks
 from training.data.labels import labelled
 
 __all__ = ["Figures", "Metric", "metric_for"]
@@ -26,9 +29,19 @@ class Metric(Protocol):
     def compute(self) -> Figures: ...
 
 
-def metric_for(task: Task) -> Metric:
-    """A fresh metric for a task."""
-    return {"classes": Confusion, "metres": DepthError, "unit_vectors": Angle, "probability": Saliency}[task.kind](task)
+def metric_for(task: Task, *, tolerance: float = 0.0075) -> Metric:
+    """A fresh metric for a task. tolerance: of boundaries, the part of the diagonal that they may be off."""
+    match task.kind:
+        case "classes":
+            return Confusion(task)
+        case "metres":
+            return DepthError()
+        case "unit_vectors":
+            return Angle()
+        case "probability":
+            return Saliency()
+        case "boundary":
+            return Boundary(tolerance)
 
 
 class Confusion:
@@ -56,7 +69,7 @@ class Confusion:
 class DepthError:
     """Root mean square error in metres, mean relative error, share within a factor of 1.25."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self) -> None:
         self._square = self._relative = self._near = self._n = 0.0
 
     def update(self, predicted: NDArray, label: NDArray) -> None:
@@ -79,7 +92,7 @@ class DepthError:
 class Angle:
     """Mean and median angle in degrees, and the share within 30 degrees. Maps and labels (H, W, 3)."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self) -> None:
         # A histogram of 0.05 degrees: exact sums, a median good to that, and no split kept in memory.
         self._histogram = np.zeros(3601, np.int64)
         self._sum = 0.0
@@ -104,7 +117,7 @@ class Angle:
 class Saliency:
     """IoU at 0.5, averaged over photos, and the maximum F-measure; per cent."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self) -> None:
         self._iou: list[float] = []
         self._precision = np.zeros(255)
         self._recall = np.zeros(255)
@@ -116,9 +129,7 @@ class Saliency:
         p, t = predicted[valid], label[valid] == 1
         above = p > 0.5
         self._iou.append(float(_share((above & t).sum(), (above | t).sum())))
-        level = np.ceil(p * 255).astype(int).clip(0, 255)  # p > k/255 for exactly the thresholds k < level
-        chosen = np.bincount(level, minlength=256)[::-1].cumsum()[::-1][1:]
-        right = np.bincount(level[t], minlength=256)[::-1].cumsum()[::-1][1:]
+        chosen, right = _above(p, 255), _above(p[t], 255)
         self._precision += _share(right, chosen)
         self._recall += _share(right, t.sum())
 
@@ -130,6 +141,42 @@ class Saliency:
             "IoU_percent": _mean(100 * sum(self._iou), photos),
             "max_F_percent": 100 * float(f.max()) if photos else None,
         }
+
+
+class Boundary:
+    """F of boundaries at 0.5 and at the best of the thresholds 0.01...0.99 for the whole split (ODS); per cent.
+
+    Maps are thinned by `peaks`; a pixel of either side is right if the other has one within `tolerance` of the
+    diagonal (Martin, Fowlkes and Malik, PAMI 2004). There each pixel answers for one alone, here it may answer for
+    several: figures are a little higher than those of the SEISM toolbox, and not to be put beside them.
+    """
+
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._found, self._right, self._met = np.zeros((3, 99), np.int64)
+        self._true = 0
+
+    def update(self, predicted: NDArray, label: NDArray) -> None:
+        valid, true = labelled("boundary", label), label == 1
+        thin = np.where(valid, peaks(predicted.astype(np.float32)), np.float32(0))
+        near = disc(self._tolerance * math.hypot(*label.shape))
+        close = cv2.dilate(true.astype(np.uint8), near) > 0
+        self._found += _above(thin, 100)[1:]
+        self._right += _above(thin[close], 100)[1:]
+        self._met += _above(cv2.dilate(thin, near)[true], 100)[1:]
+        self._true += int(true.sum())
+
+    def compute(self) -> Figures:
+        precision, recall = _share(self._right, self._found), self._met / max(1, self._true)
+        f = 200 * precision * recall / np.maximum(precision + recall, 1e-12)
+        known = self._true > 0
+        return {"ODS_F_percent": float(f.max()) if known else None, "F_percent": float(f[49]) if known else None}
+
+
+def _above(values: NDArray, steps: int) -> NDArray[np.int64]:
+    """How many of `values`, 0...1, are above k / steps, for k from 0 to steps - 1."""
+    level = np.ceil(values.ravel() * steps).astype(int).clip(0, steps)  # above exactly the k < level
+    return np.bincount(level, minlength=steps + 1)[::-1].cumsum()[::-1][1:]
 
 
 def _mean(total: Any, count: Any) -> float | None:

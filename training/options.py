@@ -46,7 +46,7 @@ def number_faults(options: Mapping[str, Any]) -> list[str]:
     return [
         f"--{name} is {value}; it must be from {RANGES[name][0]} to {RANGES[name][1]}"
         for name, value in options.items()
-        if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]
+        if name in RANGES and value is not None and not RANGES[name][0] <= value <= RANGES[name][1]
     ]
 
 

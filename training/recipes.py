@@ -30,7 +30,7 @@ RECIPES: dict[str, Recipe] = {
         "The protocol of MTLoRA (arXiv 2403.20320), which PTSA is measured in; needs a GPU.\n"
         "AdamW with betas 0.9 and 0.999, cosine to a hundredth of the peak, 16-bit floats. Nothing is held out and\n"
         "the last weights are the result: --hold_out deviates from it, as do other weights than ImageNet-1k's.\n"
-        "Not in here, because they go by the data: --data, --tree and augmentations.",
+        "Not in here, because they go by the data: --data, --tree and --augmentation (mtlora_pascal, mtlora_nyud).",
         {
             "method": "ptsa",
             "backbone": "swin_tiny",
@@ -45,6 +45,14 @@ RECIPES: dict[str, Recipe] = {
             "weight_decay": 0.05,
             "clip": 5.0,
             "drop_path": 0.2,
+            "loss_weights": {
+                "segmentation": 1,
+                "human_parts": 2,
+                "saliency": 5,
+                "normals": 10,
+                "depth": 1,
+                "edges": 50,
+            },
             "precision": "16-mixed",
         },
     ),

@@ -27,7 +27,8 @@ def colorize(task: Task, values: np.ndarray) -> np.ndarray:
     """The map `values` of `task` (see `Prediction`) in colours, uint8 (H, W, 3).
 
     Classes take their own colours; depth a uniform colour map, near is bright, in the logarithm, between the
-    1st and 99th percentile; normals the RGB code of the contract; probability grey, 1 is white.
+    1st and 99th percentile; normals the RGB code of the contract; probability and
+    boundary grey, 1 is white.
     """
     match task.kind:
         case "classes":
@@ -38,7 +39,7 @@ def colorize(task: Task, values: np.ndarray) -> np.ndarray:
             return cv2.applyColorMap(_nearness(values), _depth_table()[:, None])
         case "unit_vectors":
             return cv2.convertScaleAbs(values, alpha=127.5, beta=127.5)
-        case "probability":
+        case "probability" | "boundary":
             grey = cv2.convertScaleAbs(values, alpha=255)
             return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
 

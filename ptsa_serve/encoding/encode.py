@@ -27,7 +27,8 @@ def map_png(task: Task, values: np.ndarray) -> bytes:
     """One map as the contract's PNG.
 
     Classes: 8-bit indices with palette. Metres: 16-bit millimetres, 0 = no value, 65,535 = that or farther.
-    Unit vectors: 8-bit RGB, round((n + 1) / 2 * 255). Probability: 8-bit grey, round(p * 255).
+    Unit vectors: 8-bit RGB, round((n + 1) / 2 * 255). Probability and boundary: 8-bit grey,
+    round(p * 255).
     """
     match task.kind:
         case "classes":
@@ -36,7 +37,7 @@ def map_png(task: Task, values: np.ndarray) -> bytes:
             return encode_png(_millimetres(values))
         case "unit_vectors":
             return encode_png(cv2.convertScaleAbs(values, alpha=127.5, beta=127.5))
-        case "probability":
+        case "probability" | "boundary":
             return encode_png(cv2.convertScaleAbs(values, alpha=255))
 
 

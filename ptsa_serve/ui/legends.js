@@ -20,7 +20,7 @@ function swatch(color) {
 export function describe(task, map, i) {
   if (task.kind === "classes") return task.classes[map.data[i]] ?? `class ${map.data[i]}`;
   if (task.kind === "metres") return metres(map.data[i]);
-  if (task.kind === "probability") return `${(100 * map.data[i]).toFixed(0)} %`;
+  if (task.kind === "probability" || task.kind === "boundary") return `${(100 * map.data[i]).toFixed(0)} %`;
   return `(${[0, 1, 2].map((k) => map.data[3 * i + k].toFixed(2)).join(", ")})`;
 }
 
@@ -30,9 +30,12 @@ export function legend(task, map, highlight) {
   if (task.kind === "classes") box.append(classes(task, map, highlight));
   else if (task.kind === "metres") box.append(...depth(map));
   else if (task.kind === "unit_vectors") box.append(axes());
-  else box.append(bar((t) => [255 * t, 255 * t, 255 * t]), ends("0 % overlooked", "100 % catches the eye"));
+  else if (task.kind === "boundary") box.append(...grey("0 % inside", "100 % a boundary"));
+  else box.append(...grey("0 % overlooked", "100 % catches the eye"));
   return box;
 }
+
+const grey = (low, high) => [bar((t) => [255 * t, 255 * t, 255 * t]), ends(low, high)];
 
 function classes(task, map, highlight) {
   const counts = new Map();

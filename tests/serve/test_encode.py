@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ptsa_serve.encoding.colors import colorize
 from ptsa_serve.encoding.encode import map_png, maps_png, meta, render_png, to_json, to_npz, to_zip
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
-from ptsa_serve.tasks import TASKS
+from ptsa_serve.resize import stretch
+from ptsa_serve.tasks import TASKS, Task
 
 H, W = 30, 40
 
@@ -47,6 +49,13 @@ def test_wall_seen_face_on_is_128_128_255():
     normals = np.zeros((4, 4, 3), np.float32)
     normals[..., 2] = 1
     assert read(map_png(TASKS["normals"], normals))[0, 0].tolist() == [128, 128, 255]
+
+
+def test_boundaries_are_grey_as_probabilities_are() -> None:
+    edges, chance = Task("edges", "boundary", channels=1), np.array([[0, 0.25, 0.5, 1]], np.float32)
+    assert read(map_png(edges, chance)).tolist() == [[0, 64, 128, 255]]
+    assert colorize(edges, chance)[0].tolist() == [[grey] * 3 for grey in (0, 64, 128, 255)]
+    assert stretch(np.array([[0, 1]], np.float32), (1, 4), "boundary").tolist() == [[0, 0.25, 0.75, 1]]
 
 
 def test_png_values_follow_the_contract(prediction: Prediction):

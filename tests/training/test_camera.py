@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptsa_serve.tasks import TASKS
 from training.data.camera import rays, turn
 from training.data.labels import LabelledPhoto
 from training.data.transforms import flip
@@ -25,7 +26,7 @@ def plane(normal: tuple[float, float, float], distance: float) -> LabelledPhoto:
         "normals": np.broadcast_to(unit, (HEIGHT, WIDTH, 3)).astype(np.float32),
         "segmentation": ((x > 30).astype(np.uint8)),
     }
-    return LabelledPhoto("plane", image, labels)
+    return LabelledPhoto("plane", image, labels, {task: TASKS[task].kind for task in labels})
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import save_file
 
 import training.__main__
-from training.__main__ import main
+from training.__main__ import Command, main
 from training.backbones import build_backbone
 from training.checkpoint import sha256
 from training.fit import FitConfig
@@ -78,7 +78,7 @@ def test_a_recipe_is_printed_and_goes_under_what_is_given(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(capsys.readouterr().out)
     seen: list[FitConfig] = []
-    monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, seen.append, ""))
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, seen.append, ""))
     for how in (["--recipe", "nano-half"], ["--config", str(recipe)]):
         given = ["--data", "{nyu: x, ccp: y}", "--out", str(tmp_path), "--steps", "7"]
         monkeypatch.setattr(sys, "argv", ["training", "fit", *how, *given])
@@ -121,7 +121,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tm
     def broken(_: object) -> None:
         raise ValueError("not the user's")
 
-    monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, broken, ""))
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, broken, ""))
     tree = "depth/depth/depth/depth"
     command = [
         "training",
@@ -146,7 +146,7 @@ def test_control_c_is_one_line_and_says_how_to_go_on(
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, interrupted, ""))
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, interrupted, ""))
     tree = "depth/depth/depth/depth"
     command = [
         "training",

@@ -123,7 +123,12 @@ def test_gradients_that_are_not_finite_name_the_photos(config: FitConfig, monkey
         ({"data": {"cityscapes": Path()}}, "known are nyu, ccp"),
         ({"data": {"nyu": Path()}, "batches": {"nyu": 2}}, "no data set of --data labels saliency"),
         ({"tree": "depth / depth / depth / depth"}, "data set ccp labels nothing that --tree names"),
-        ({"tree": "depth,edges / depth,edges / depth,edges / depth,edges"}, "task 'edges' is unknown; known are"),
+        ({"tree": "depth,fog / depth,fog / depth,fog / depth,fog"}, "task 'fog' is unknown; known are"),
+        ({"tree": "edges / edges / edges / edges"}, r"no data set of --data labels edges \(nyud or pascal can\)"),
+        (
+            {"data": {"nyu": Path(), "nyud": Path()}},
+            r"segmentation is 39 classes \(wall, floor, ...\) in nyu, 40 classes",
+        ),
         ({"tree": "depth / depth"}, "has 2 stages, the backbone has 4"),
         ({"tree": "depth,saliency / depth | saliency / depth,saliency / depth,saliency"}, "--tree: stage 3 joins"),
         ({"batches": {"nyu": 1}}, "--batches has nothing for ccp"),
@@ -159,7 +164,7 @@ def test_a_task_whose_labels_are_missing_on_disk_is_refused(config: FitConfig, t
     copy = tmp_path / "nyu"
     shutil.copytree(config.data["nyu"], copy)
     shutil.rmtree(copy / "train/depth")
-    with pytest.raises(ConfigError, match=r"no data set of --data labels depth \(nyu can\)"):
+    with pytest.raises(ConfigError, match=r"no data set of --data labels depth \(nyu or nyud can\)"):
         fit(replace(config, data={**config.data, "nyu": copy}))
 
 

@@ -3,15 +3,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptsa_serve.tasks import TASKS
+import ptsa_serve.tasks
+from training.data.records import EDGES
 from training.heads import LOG_DEPTH, finish
 from training.losses import class_weights, task_loss
+
+TASKS = ptsa_serve.tasks.TASKS | {"edges": EDGES}
 
 NOTHING = {
     "segmentation": torch.full((2, 8, 8), 255, dtype=torch.uint8),
     "depth": torch.zeros(2, 8, 8),
     "normals": torch.zeros(2, 3, 8, 8),
     "saliency": torch.full((2, 8, 8), 255, dtype=torch.uint8),
+    "edges": torch.full((2, 8, 8), 255, dtype=torch.uint8),
 }
 
 
@@ -39,6 +43,7 @@ PRESENT = {
     "depth": torch.full((1, 8, 8), 2.0),
     "normals": torch.nn.functional.normalize(torch.ones(1, 3, 8, 8), dim=1),
     "saliency": torch.ones(1, 8, 8, dtype=torch.uint8),
+    "edges": torch.ones(1, 8, 8, dtype=torch.uint8),
 }
 
 
@@ -120,4 +125,14 @@ def test_finished_maps_are_in_the_tasks_range(task: str) -> None:
         torch.testing.assert_close(result.norm(dim=-1), torch.ones(2, 16, 24))
     else:
         assert result.min() >= 0
-        assert result.max() <= (1 if task == "saliency" else 81.5)
+        assert result.max() <= (81.5 if task == "depth" else 1)
+
+
+def test_a_boundary_weighs_nineteen_times_what_is_none() -> None:
+    raw = torch.zeros(1, 1, 4, 4)
+    label = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    label[0, 0, 0] = 1
+    label[0, 3] = 255
+    chance = torch.log(torch.tensor(2.0))
+    expected = chance * (0.95 * 1 + 0.05 * 11) / 12
+    torch.testing.assert_close(task_loss(EDGES, raw, label), expected)

@@ -3,8 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptsa_serve.tasks import TASKS
+import ptsa_serve.tasks
+from training.data.records import EDGES
 from training.metrics import metric_for
+
+TASKS = ptsa_serve.tasks.TASKS | {"edges": EDGES}
 
 rng = np.random.default_rng(0)
 
@@ -19,8 +22,10 @@ MAPS = {
     "depth": lambda: rng.uniform(0.5, 9, (12, 16)),
     "normals": lambda: unit((12, 16)),
     "saliency": lambda: (rng.random((12, 16)) > 0.5).astype(np.uint8),
+    "edges": lambda: (rng.random((12, 16)) > 0.7).astype(np.uint8),
 }
 BEST = {"mIoU_percent": 100, "RMSE_m": 0, "mean_angle_degrees": 0, "IoU_percent": 100, "max_F_percent": 100}
+BEST |= {"F_percent": 100, "ODS_F_percent": 100}
 
 
 @pytest.mark.parametrize("task", MAPS)
@@ -40,6 +45,7 @@ NOTHING = {
     "depth": np.zeros((12, 16), np.float32),
     "normals": np.zeros((12, 16, 3), np.float32),
     "saliency": np.full((12, 16), 255, np.uint8),
+    "edges": np.full((12, 16), 255, np.uint8),
 }
 
 

@@ -19,7 +19,7 @@ GIVEN = {"data": {"nyu": Path("x"), "ccp": Path("y")}, "out": Path("z"), "start"
 def test_a_recipe_is_a_configuration_and_prints_as_one(name: str) -> None:
     command, options = RECIPES[name].command, RECIPES[name].options
     given = GIVEN if command == "fit" else {"photos": ["x"], "teachers": ["y"], "out": Path("z")}
-    config = COMMANDS[command][0](**with_recipe(name, command, given))
+    config = COMMANDS[command].config(**with_recipe(name, command, given))
     assert isinstance(config, FitConfig | PretrainConfig)
     assert {option: getattr(config, option) for option in options} == dict(options)
     assert yaml.safe_load(recipes(RecipesConfig(name))) == options

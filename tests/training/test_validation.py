@@ -56,7 +56,7 @@ def test_a_share_of_nothing_holds_nothing_out(data: dict[str, Path]) -> None:
 
 def test_a_part_of_a_set_reaches_a_worker(data: dict[str, Path]) -> None:
     part = pickle.loads(pickle.dumps(Part(NYU(data["nyu"], "train"), [1, 3])))
-    assert (part.name, part.size, part.tasks, len(part)) == ("nyu", NYU.size, NYU.tasks, 2)
+    assert (part.name, part.size, part.tasks, len(part)) == ("nyu", NYU.size, tuple(NYU.records), 2)
 
 
 _FIGURES = st.floats(0.1, 99).map(lambda v: round(v, 3))
@@ -135,7 +135,7 @@ def test_curves_and_pictures_go_to_tensorboard_also_of_a_killed_run(held: FitCon
 def test_a_picture_is_photo_label_and_prediction(model: PTSAModel, data: dict[str, Path]) -> None:
     whole = NYU(data["nyu"], "val")
     found = dict(pictures(model, whole, (64, 96), count=2))
-    assert set(found) == {f"{task}/{name}" for task in NYU.tasks for name in ("0000", "0002")}
+    assert set(found) == {f"{task}/{name}" for task in NYU.records for name in ("0000", "0002")}
     picture, photo = found["segmentation/0002"], whole[2]
     assert picture.shape == (48, 3 * 64, 3)
     assert picture.dtype == np.uint8

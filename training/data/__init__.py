@@ -2,7 +2,9 @@
 
 from training.data.ccp import CCP
 from training.data.nyu import NYU
+from training.data.nyud import NYUD
+from training.data.pascal import Pascal
 
 __all__ = ["DATASETS"]
 
-DATASETS = {"nyu": NYU, "ccp": CCP}
+DATASETS = {"nyu": NYU, "ccp": CCP, "nyud": NYUD, "pascal": Pascal}

@@ -4,11 +4,13 @@ Layout: `{train,val}/NNNN.{jpg,png}`; a label other than 0 is the person. One cl
 label maps of single photos may be missing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptsa_serve.tasks import TASKS, Task
 from training.data.files import read_classes
 from training.data.labels import IGNORE
 from training.data.photoset import PhotoSet, files_by_name
@@ -26,7 +28,7 @@ class CCP(PhotoSet):
     """
 
     name = "ccp"
-    tasks = ("saliency",)
+    records: Mapping[str, Task] = {"saliency": TASKS["saliency"]}
     size = (512, 384)
 
     def __init__(self, root: Path, split: str) -> None:

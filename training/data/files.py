@@ -2,7 +2,7 @@
 
 A photo is read as the server reads it (upright by EXIF, 16 bits, CMYK and transparency converted); labels are those of
 the upright photo. A label is one byte or two a pixel whose value has a meaning, so nothing about it is converted.
-`size` is (H, W) of the upright photo that a label belongs to.
+`size` is (H, W) of the upright photo that a label belongs to; None allows any.
 """
 
 import io
@@ -18,7 +18,16 @@ from ptsa_serve.images.png import check_rows
 from training.data.labels import IGNORE, SHORTEST_NORMAL
 from training.errors import DataError
 
-__all__ = ["read_classes", "read_metres", "read_photo", "read_unit_vectors"]
+__all__ = [
+    "plausible",
+    "read_classes",
+    "read_grey",
+    "read_metres",
+    "read_photo",
+    "read_unit_vectors",
+    "read_vectors",
+    "unit_vectors",
+]
 
 # A folder of one's own may hold larger photos than strangers may send.
 _LIMITS = ImageLimits(max_bytes=2**30, max_pixels=89_000_000)
@@ -48,45 +57,68 @@ def read_photo(path: Path, *, at_least: tuple[int, int] | None = None) -> NDArra
         raise DataError(f"{path}: not a usable photo: {error}; mend it or remove it") from None
 
 
-def read_classes(path: Path, size: tuple[int, int], classes: int) -> NDArray[np.uint8]:
-    """Class of each pixel, (H, W): 0 to `classes` - 1, or IGNORE. Raises OSError or DataError with the path."""
-    stored = _read(
-        path, size, {"1-bit grey", "8-bit grey", "16-bit grey", "palette"}, "a PNG of one value a pixel: its class"
-    )
+def read_classes(path: Path, size: tuple[int, int] | None, classes: int, *, first: int = 0) -> NDArray[np.uint8]:
+    """Class of each pixel, (H, W): 0 to `classes` - 1, or IGNORE. Raises OSError or DataError with the path.
+
+    first: the file's number of class 0; lower numbers are no class.
+    """
+    stored = read_grey(path, size, "a PNG of one value a pixel: its class")
+    if first:
+        stored = np.where((stored < first) | (stored == IGNORE), IGNORE, stored.astype(np.int32) - first)
     wrong = np.unique(stored[(stored >= classes) & (stored != IGNORE)])
     if len(wrong):
         raise DataError(
-            f"{path}: found class {', '.join(str(value) for value in wrong[:5])}; allowed are 0 to {classes - 1}, and "
-            f"{IGNORE} where there is no label; give the pixels of other classes the value {IGNORE}"
+            f"{path}: found class {', '.join(str(value + first) for value in wrong[:5])}; allowed are {first} to "
+            f"{classes - 1 + first}, and {IGNORE} where there is no label; give the pixels of other classes the value "
+            f"{IGNORE}"
         )
     return stored.astype(np.uint8)
 
 
-def read_metres(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
+def read_grey(path: Path, size: tuple[int, int] | None, wanted: str) -> NDArray:
+    """The numbers (H, W) of a PNG of one channel, indices of a palette. Raises OSError or DataError, with `wanted`."""
+    return _read(path, size, {"1-bit grey", "8-bit grey", "16-bit grey", "palette"}, wanted)
+
+
+def read_metres(path: Path, size: tuple[int, int] | None) -> NDArray[np.float32]:
     """Depth of each pixel in metres, (H, W), 0 = none. Raises OSError or DataError with the path."""
     stored = _read(path, size, {"16-bit grey"}, "a 16-bit grey PNG of millimetres, 0 where there is no label")
     if stored.max() == _UNKNOWN:
         raise DataError(f"{path}: found the value {_UNKNOWN}; unknown depth is 0, and others are millimetres")
     metres: NDArray[np.float32] = stored.astype(np.float32) / np.float32(1000)
+    plausible(path, metres, stored, "millimetres")
+    return metres
+
+
+def plausible(path: Path, metres: NDArray[np.float32], stored: NDArray, unit: str) -> None:
+    """Raise DataError if `metres` (H, W), of which the file's numbers are `stored` in `unit`, are none in a room."""
     some = metres[::_EVERY, ::_EVERY]
     known = some[some > 0]
     middle = float(np.median(known)) if len(known) else _MIDDLE[0]
     if not _MIDDLE[0] <= middle <= _MIDDLE[1]:
         raise DataError(
-            f"{path}: half of the depths are beyond {middle:.3g} m when its values ({stored[stored > 0].min()} to "
-            f"{stored.max()}) are millimetres; in photos of rooms that is {_MIDDLE[0]:g} to {_MIDDLE[1]:g} m; convert "
-            "the file to millimetres"
+            f"{path}: half of the depths are beyond {middle:.3g} m when its values ({stored[stored > 0].min():g} "
+            f"to {stored.max():g}) are {unit}; in photos of rooms that is {_MIDDLE[0]:g} to {_MIDDLE[1]:g} m; convert "
+            f"the file to {unit}"
         )
-    return metres
 
 
-def read_unit_vectors(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
+def read_unit_vectors(path: Path, size: tuple[int, int] | None) -> NDArray[np.float32]:
     """Normal of each pixel, (H, W, 3), unit length or (0, 0, 0): x right, y up, z towards the camera.
 
     Raises OSError or DataError with the path.
     """
+    return unit_vectors(path, read_vectors(path, size))
+
+
+def read_vectors(path: Path, size: tuple[int, int] | None) -> NDArray[np.float32]:
+    """The vectors (H, W, 3) that an image of 8 bits holds as colours, black ones 0. Raises OSError or DataError."""
     stored = _read(path, size, {_RGB, _RGB_JPEG}, "an RGB PNG or JPEG of 8 bits, (normal + 1) * 127.5")
-    vectors = stored.astype(np.float32) / 127.5 - 1
+    return np.where(stored.any(-1, keepdims=True), stored.astype(np.float32) / 127.5 - 1, np.float32(0))
+
+
+def unit_vectors(path: Path, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`vectors` (H, W, 3) at length 1, short ones (0, 0, 0). Raises DataError for what are no normals that are seen."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     _check_unit_vectors(path, vectors[::_EVERY, ::_EVERY], length[::_EVERY, ::_EVERY, 0])
     return np.where(length > SHORTEST_NORMAL, vectors / np.maximum(length, SHORTEST_NORMAL), 0).astype(np.float32)
@@ -110,7 +142,7 @@ def _check_unit_vectors(path: Path, vectors: NDArray, length: NDArray) -> None:
         )
 
 
-def _read(path: Path, size: tuple[int, int], allowed: set[str], wanted: str) -> NDArray:
+def _read(path: Path, size: tuple[int, int] | None, allowed: set[str], wanted: str) -> NDArray:
     """The values of a label file as they are stored. Raises OSError, or DataError for another kind of file."""
     data = path.read_bytes()
     found = _kind(data)
@@ -126,7 +158,7 @@ def _read(path: Path, size: tuple[int, int], allowed: set[str], wanted: str) -> 
             "turn the label and remove the block"
         )
     height, width = values.shape[:2]
-    if (height, width) != size:
+    if size is not None and (height, width) != size:
         turned = "turn it as the photo is seen, " if (width, height) == size else ""
         raise DataError(
             f"{path}: the label is {width} x {height} pixels, its photo {size[1]} x {size[0]}; {turned}resize it with "

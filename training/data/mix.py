@@ -1,7 +1,7 @@
 """Several data sets at once: each optimiser step takes one batch of each, and depends on its number alone."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,28 @@ from torch.utils.data import Dataset
 from training.data.labels import LabelledPhoto
 from training.data.loading import load
 from training.data.photoset import PhotoSet
-from training.data.transforms import Augmentation, to_tensors
+from training.data.transforms import to_tensors
 
 __all__ = ["Mix", "Source"]
 
+Augment = Callable[[LabelledPhoto, np.random.Generator], LabelledPhoto]
 Batch = dict[str, Any]  # name: list[str]; image and labels: tensors
 
 
 class Source(Dataset[dict[str, Any]]):
     """Training samples of one data set, endless; each epoch is a new order.
 
-    Sample i depends on (seed, name of the data set, i) alone: every set draws numbers of its own.
+    Sample i depends on (seed, name of the data set, i) alone: every set draws numbers of its own. Labels have half of
+    `size` a side, with `published` all of it, beside images that are resized as in `to_tensors(cubic=True)`.
     """
 
-    def __init__(self, data: PhotoSet, *, size: tuple[int, int], augment: Augmentation, seed: int) -> None:
+    def __init__(
+        self, data: PhotoSet, *, size: tuple[int, int], augment: Augment, seed: int, published: bool = False
+    ) -> None:
         self.data = data
         self._size = size
-        self._label_size = (size[0] // 2, size[1] // 2)
+        self._label_size = size if published else (size[0] // 2, size[1] // 2)
+        self._published = published
         self._augment = augment
         self._key = (seed, zlib.crc32(data.name.encode()))
 
@@ -37,7 +42,7 @@ class Source(Dataset[dict[str, Any]]):
         order = np.random.default_rng((*self._key, epoch, 0)).permutation(len(self.data))
         rng = np.random.default_rng((*self._key, epoch, place + 1))
         sample: LabelledPhoto = self.data[int(order[place])]
-        return to_tensors(self._augment(sample, rng), self._size, self._label_size)
+        return to_tensors(self._augment(sample, rng), self._size, self._label_size, cubic=self._published)
 
 
 class Mix:

@@ -4,19 +4,24 @@ Layout: `{train,val}/{image,depth,normals,segmentation}/NNNN.{jpg,png,jpg,png}`,
 three folders of labels, and labels of single photos, may be missing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from numpy.typing import NDArray
 
 from ptsa_serve.images import SUFFIXES
-from ptsa_serve.tasks import TASKS
+from ptsa_serve.tasks import TASKS, Kind, Task
 from training.data.files import read_classes, read_metres, read_unit_vectors
 from training.data.photoset import PhotoSet, files_by_name
 from training.errors import DataError
 
 __all__ = ["NYU"]
 
-_ENDINGS = {"segmentation": (".png",), "depth": (".png",), "normals": (".jpg", ".jpeg", ".png")}
+_ENDINGS: dict[Kind, tuple[str, ...]] = {
+    "classes": (".png",),
+    "metres": (".png",),
+    "unit_vectors": (".jpg", ".jpeg", ".png"),
+}
 
 
 class NYU(PhotoSet):
@@ -26,7 +31,7 @@ class NYU(PhotoSet):
     """
 
     name = "nyu"
-    tasks = ("segmentation", "depth", "normals")
+    records: Mapping[str, Task] = {task: TASKS[task] for task in ("segmentation", "depth", "normals")}
     size = (384, 512)  # of the model's sizes, the one nearest to these photos' aspect ratio
 
     def __init__(self, root: Path, split: str) -> None:
@@ -35,34 +40,39 @@ class NYU(PhotoSet):
         photos = files_by_name(folder / "image") if (folder / "image").is_dir() else {}
         if not photos:
             raise FileNotFoundError(f"{folder / 'image'}: no photos; {layout}")
-        labels = {task: _labels(folder / task, task, photos) for task in NYU.tasks if (folder / task).exists()}
+        labels = {
+            task: _labels(folder / task, record, photos)
+            for task, record in NYU.records.items()
+            if (folder / task).exists()
+        }
         if not labels:
             raise FileNotFoundError(f"{folder}: photos without any labels; {layout}")
         super().__init__(photos, labels)
 
     def read(self, task: str, path: Path, size: tuple[int, int]) -> NDArray:
         """See `PhotoSet.read`."""
-        match TASKS[task].kind:
+        record = self.records[task]
+        match record.kind:
             case "metres":
                 return read_metres(path, size)
             case "unit_vectors":
                 return read_unit_vectors(path, size)
             case _:
-                return read_classes(path, size, len(TASKS[task].classes))
+                return read_classes(path, size, record.channels)
 
 
-def _labels(folder: Path, task: str, photos: dict[str, Path]) -> dict[str, Path]:
+def _labels(folder: Path, task: Task, photos: dict[str, Path]) -> dict[str, Path]:
     """The label files of a task, each of a photo. Raises DataError for others."""
-    allowed = _ENDINGS[task]
+    allowed = _ENDINGS[task.kind]
     found = files_by_name(folder, (*SUFFIXES, ".npy", ".npz", ".mat", ".exr"))
     for name, path in found.items():
         if path.suffix.lower() not in allowed:
-            raise DataError(f"{path}: labels of {task} are {' or '.join(allowed)} files; convert it or remove it")
+            raise DataError(f"{path}: labels of {task.name} are {' or '.join(allowed)} files; convert it or remove it")
         if name not in photos:
             raise DataError(f"{path}: there is no photo {name} in image/; copy it too, or remove its label")
     if not found:
         raise FileNotFoundError(
-            f"{folder}: no labels; put {task} files ({' or '.join(allowed)}) there that are named as their photos, "
-            f"or remove the folder to train without {task}"
+            f"{folder}: no labels; put {task.name} files ({' or '.join(allowed)}) there that are named as their "
+            f"photos, or remove the folder to train without {task.name}"
         )
     return found

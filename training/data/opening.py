@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ptsa_serve.tasks import TASKS
 from training.data import DATASETS
 from training.data.labels import labelled
 from training.data.photoset import PhotoSet
@@ -26,9 +25,10 @@ def open_set(name: str, root: Path, split: str) -> PhotoSet:
         raise DataError(f"data set {name!r} is unknown; known are {', '.join(DATASETS)}")
     data = DATASETS[name](root, split)
     labels = ", ".join(
-        f"{task} {len(data.label_paths(task)) if task in data.tasks else 0}" for task in type(data).tasks
+        f"{task} {len(data.label_paths(task)) if task in data.tasks else 0}" for task in DATASETS[name].records
     )
     sys.stderr.write(f"{name}/{split}: {len(data)} photos; with labels of {labels}\n")
+    sys.stderr.writelines(f"{name}/{split}: {line}\n" for line in data.notes)
     return data
 
 
@@ -42,7 +42,7 @@ def check_labels(data: PhotoSet) -> None:
     indices = np.unique(np.linspace(0, len(data) - 1, min(LOOK_AT, len(data))).round().astype(int))
     for index in tqdm(indices, desc=f"check {data.name}", unit="photo", disable=None):
         for task, label in data[int(index)].labels.items():
-            labels[task] += bool(labelled(TASKS[task].kind, label).any())
+            labels[task] += bool(labelled(data.records[task].kind, label).any())
     for task, count in labels.items():
         if not count:
             raise DataError(

@@ -3,16 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import v2
 
-from training.data.camera import turn
-from training.data.labels import LabelledPhoto
+from training.data.camera import spin, turn
+from training.data.labels import LABELS, LabelledPhoto, planes
 
-__all__ = ["Augmentation", "flip", "nearest", "to_tensors"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "PublishedAugmentation", "flip", "to_tensors"]
 
 
 @dataclass(frozen=True)
@@ -46,35 +46,65 @@ class Augmentation:
         return replace(sample, image=image)
 
 
+@dataclass(frozen=True)
+class PublishedAugmentation:
+    """How the papers that start from ASTMT's loaders vary photos: mirrored, turned in the picture's plane, and scaled.
+
+    flip: share of mirror images. turn: at most so many degrees. scales: from the first to the last if `between`, else
+    one of them.
+    """
+
+    turn: float
+    scales: tuple[float, ...]
+    between: bool
+    flip: float = 0.5
+
+    def __call__(self, sample: LabelledPhoto, rng: np.random.Generator) -> LabelledPhoto:
+        """A varied photo of the same size."""
+        if rng.random() < self.flip:
+            sample = flip(sample)
+        angle = float(np.radians(rng.uniform(-self.turn, self.turn)))
+        scale = rng.uniform(self.scales[0], self.scales[-1]) if self.between else rng.choice(self.scales)
+        return spin(sample, angle=angle, scale=float(scale))
+
+
+# By name, for recipes. The published ones: MTLoRA's code, `ScaleNRotate` and `RandomHorizontalFlip` of each data set.
+AUGMENTATIONS: dict[str, Augmentation | PublishedAugmentation] = {
+    "ours": Augmentation(),
+    "mtlora_pascal": PublishedAugmentation(turn=20, scales=(0.75, 1.25), between=True),
+    "mtlora_nyud": PublishedAugmentation(turn=0, scales=(1.0, 1.2, 1.5), between=False),
+}
+
+
 def flip(sample: LabelledPhoto) -> LabelledPhoto:
     """The mirror image; twice is the identity."""
-    labels = {task: np.ascontiguousarray(label[:, ::-1]) for task, label in sample.labels.items()}
-    if "normals" in labels:
-        labels["normals"] = labels["normals"] * np.array([-1, 1, 1], np.float32)
+    labels = {
+        task: np.ascontiguousarray(LABELS[sample.kinds[task]].mirrored(label)[:, ::-1])
+        for task, label in sample.labels.items()
+    }
     return replace(sample, image=np.ascontiguousarray(sample.image[:, ::-1]), labels=labels)
 
 
-def to_tensors(sample: LabelledPhoto, size: tuple[int, int], label_size: tuple[int, int] | None) -> dict[str, Any]:
-    """`name`; `image`: uint8 (3, *size), antialiased; labels at `label_size` (nearest; None: as they are).
+def to_tensors(
+    sample: LabelledPhoto, size: tuple[int, int], label_size: tuple[int, int] | None, *, cubic: bool = False
+) -> dict[str, Any]:
+    """`name`; `image`: uint8 (3, *size); labels at `label_size` (never averaged; None: as they are).
 
-    Normals become (3, h, w).
+    Images are bilinear with antialiasing as the server makes them, or `cubic` without, as MTLoRA does; what overshoots
+    is cut off at 0 and 255. Channels come first: normals become (3, h, w).
     """
     height, width = size
-    image = Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR)
+    if cubic:
+        image = cv2.resize(sample.image, (width, height), interpolation=cv2.INTER_CUBIC)
+    else:
+        image = Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR)
     tensors: dict[str, Any] = {
         "name": sample.name,
         "image": torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(),
     }
     for task, label in sample.labels.items():
         if label_size is not None:
-            label = nearest(label, label_size)
-        tensor = torch.from_numpy(np.array(label))  # a copy: decoded labels are read-only
-        tensors[task] = tensor.permute(2, 0, 1).contiguous() if task == "normals" else tensor
+            label = LABELS[sample.kinds[task]].resized(label, label_size)
+        # A copy: decoded labels are read-only.
+        tensors[task] = torch.from_numpy(np.array(planes(label), order="C"))
     return tensors
-
-
-def nearest(label: NDArray, size: tuple[int, int]) -> NDArray:
-    """A label at `size` (h, w), the value at each pixel's centre: nothing is ever averaged."""
-    rows = ((np.arange(size[0]) + 0.5) * label.shape[0] / size[0]).astype(int)
-    columns = ((np.arange(size[1]) + 0.5) * label.shape[1] / size[1]).astype(int)
-    return label[np.ix_(rows, columns)]
