@@ -76,6 +76,9 @@ def test_of_equal_trees_the_cheapest_wins() -> None:
     similarity = np.ones((4, 3, 3))  # nothing is lost by keeping all together
     choice = from_budget("abc", similarity, [Budget("parameters", 1e9, parameters)])
     assert choice.tree == TaskTree.shared("abc")
+    # Whichever is cheap: here a tree that is not the first to be looked at.
+    choice = from_budget("abc", similarity, [Budget("idle", 1e9, lambda tree: -parameters(tree))])
+    assert choice.tree.counts == (1, 3, 3, 3)
 
 
 def test_a_limit_may_be_reached_but_not_passed() -> None:

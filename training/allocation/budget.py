@@ -64,7 +64,7 @@ def from_budget(tasks: Sequence[str], similarity: NDArray[np.float64], budgets: 
         refusal = next((budget for budget in budgets if not _ask(budget, tree, known) <= budget.limit), None)
         if refusal is None:
             found.append(Choice(tree, objective, {budget.name: _ask(budget, tree, known) for budget in budgets}))
-        if refusal.by_counts if refusal else all(budget.by_counts for budget in budgets):
+        if all(budget.by_counts for budget in ([refusal] if refusal else budgets)):
             closed.add(tree.counts)
     if not found:
         raise _nothing(TaskTree.shared(tasks, len(similarity)), budgets, known)
@@ -98,9 +98,7 @@ def _order(tree: TaskTree) -> list[list[list[int]]]:
 
 def _nothing(tree: TaskTree, budgets: Sequence[Budget], known: dict[tuple[str, object], float]) -> ConfigError:
     costs = [(budget, _ask(budget, tree, known)) for budget in budgets]
-    over = [
-        f"{cost:,.10g} {budget.name}, allowed are {budget.limit:,.10g}" for budget, cost in costs if cost > budget.limit
-    ]
+    over = [f"{cost:,.10g} {b.name}, allowed are {b.limit:,.10g}" for b, cost in costs if not cost <= b.limit]
     return ConfigError(
         f"no tree is within the budget: one group at every stage, the smallest, costs {'; '.join(over)}; allow more"
     )

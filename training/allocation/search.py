@@ -76,7 +76,7 @@ class Search:
         return float(sum(costs[i] for costs, i in zip(self.costs, chain, strict=False)))
 
     def _named(self, chain: Sequence[int]) -> list[Partition]:
-        return [partitions[i] for partitions, i in zip(self.stages, chain, strict=True)]
+        return [stage[i] for stage, i in zip(self.stages, chain, strict=True)]
 
 
 def search(similarity: NDArray[np.float64], counts: Sequence[int]) -> Search:

@@ -46,7 +46,7 @@ class Comparison:
 
 
 def compare(gradients: Gradients) -> Comparison:
-    """All similarities of all pairs. Sums are float64; no copy is longer than a chunk."""
+    """All similarities of all pairs. Sums are float64; what is copied is at most a parameter long."""
     products = _products(gradients)
     products = torch.cat([products, products.sum(0, keepdim=True)])
     norms = products.diagonal(dim1=1, dim2=2).sqrt()

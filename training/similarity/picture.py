@@ -67,8 +67,9 @@ def _map(ax: Axes, mean: NDArray[np.float64], error: NDArray[np.float64], scale:
             ax.text(j, i, "1", ha="center", va="center", color="#777777", fontsize=9)
             continue
         ink = "white" if scale(value) < 0.6 else "black"
-        ax.text(j, i, f"{value:.3f}\n", ha="center", va="center", color=ink, fontsize=9, linespacing=0.9)
-        ax.text(j, i, f"\n± {error[i, j]:.3f}", ha="center", va="center", color=ink, fontsize=6.5, linespacing=1.6)
+        number, spread = f"{value:.3f}\n".replace("-", "−"), f"\n± {error[i, j]:.3f}"
+        ax.text(j, i, number, ha="center", va="center", color=ink, fontsize=9, linespacing=0.9)
+        ax.text(j, i, spread, ha="center", va="center", color=ink, fontsize=6.5, linespacing=1.6)
     # Gaps between cells, so that neighbours of one colour stay two.
     edges = np.arange(len(mean) + 1) - 0.5
     ax.set_xticks(edges, minor=True)
