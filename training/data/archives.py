@@ -47,8 +47,8 @@ def labels_in(folder: Path, endings: Collection[str]) -> dict[str, Path]:
     if found := files_by_name(folder, endings):
         return found
     raise FileNotFoundError(
-        f"{folder}: no file in it ends in {' or '.join(endings)}; put such labels there, or remove the folder to train "
-        "without them"
+        f"{folder}: no file in it ends in {' or '.join(endings)}; put labels there that do, or remove the folder to "
+        "train without them"
     )
 
 
