@@ -9,13 +9,17 @@ from typing import Any, get_type_hints
 
 import jsonargparse
 
+from training.count import CountConfig, count, count_table
 from training.data.check import CheckConfig, check
 from training.errors import TrainingError
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
+from training.grouping import find_tree
+from training.method_list import MethodsConfig, list_methods, methods_table
 from training.pretrain import PretrainConfig, pretrain
 from training.recipes import RECIPES, RecipesConfig, recipes, with_recipe
 from training.report import Report
+from training.similarity_config import SimilarityConfig
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ COMMANDS: dict[str, Command] = {
         recipes,
         "list the named configurations, or print one as YAML",
         word=("name", "of the recipe to print", True),
+    ),
+    "methods": Command(
+        MethodsConfig,
+        list_methods,
+        "list the methods: what they train, their options, their sources",
+        table=methods_table,
+    ),
+    "count": Command(
+        CountConfig,
+        count,
+        "print what a model costs: parameters to train and to deploy, multiply-adds",
+        table=count_table,
+    ),
+    "similarity": Command(
+        SimilarityConfig, find_tree, "compare the tasks' gradients, and find the tree of groups that suits them"
     ),
     "evaluate": Command(EvaluateConfig, evaluate, "print a checkpoint's figures on a split, as JSON"),
     "data check": Command(

@@ -2,37 +2,37 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from training.balance import balance
 from training.build import build, parameter_groups, whole
 from training.checkpoint import save_checkpoint, sha256
-from training.data.labels import IGNORE, LABELS
+from training.data.labels import LABELS
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
 from training.data.transforms import AUGMENTATIONS, PublishedAugmentation
 from training.errors import ConfigError
 from training.evaluate import scaled
-from training.fit_config import WAYS_TO_SAY, FitConfig, label_faults, resolved
+from training.fit_config import AUTO, WAYS_TO_SAY, FitConfig, label_faults, resolved
 from training.holdout import hold_out
 from training.loop import Plan, Work, train
-from training.losses import class_weights, task_loss
+from training.losses import task_loss
 from training.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
 from training.parallel import Share, gather, one_voice, share_batch_norms, share_of
-from training.resume import announce, claim, say_how_far, write_state
+from training.resume import announce, claim, note, say_how_far, write_state
 from training.rules import RULES, Rule
 from training.rules.base import Batch
 from training.stepping import Optimisation, make_fabric
@@ -72,7 +72,22 @@ def fit(config: FitConfig) -> Path:
     """
     fabric = make_fabric(config.precision)
     with one_voice(fabric):
-        return _fit(config, fabric)
+        return _fit(_with_tree(config, fabric), fabric)
+
+
+def _with_tree(config: FitConfig, fabric: Fabric) -> FitConfig:
+    """With the tree written out that was asked for as a file, or is to be found."""
+    # The search trains its decoders by `fit`.
+    from training.grouping import find_tree, read_tree, search_of
+
+    if config.tree == AUTO:
+        path = config.out / "similarity" / "tree.json"
+        if not path.exists() and fabric.world_size > 1:
+            raise ConfigError("--tree auto is found by one process: run `python -m training similarity` first")
+        if not path.exists():
+            note(find_tree(search_of(config, path.parent)))
+        return replace(config, tree=str(read_tree(path)))
+    return replace(config, tree=str(read_tree(Path(config.tree)))) if config.tree.endswith(".json") else config
 
 
 def _fit(config: FitConfig, fabric: Fabric) -> Path:
@@ -90,7 +105,7 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
         announce(run.settings)
         work = Work(
             batches=partial(_batches, config, sets, fabric),
-            losses=partial(_losses, run.optimisation, _class_weights(sets, run.optimisation.module, fabric.device)),
+            losses=partial(_losses, run.optimisation, balance(sets, run.optimisation.module, fabric.device)),
             weights=run.settings["loss_weights"],
             save=partial(_save, run),
             validate=partial(_validate, run) if run.validation else None,
@@ -210,23 +225,6 @@ def _losses(run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any]
         task: task_loss(run.model.tasks[task], gather(raw[task]), gather(batch[task].to(device)), weights.get(task))
         for task in tasks
     }
-
-
-def _class_weights(sets: Mapping[str, PhotoSet], model: Any, device: torch.device) -> dict[str, Tensor]:
-    """Weights of the classes, on `device`, for each task of classes.
-
-    From the pixels of each class in the training photos: 64 of them, evenly spread.
-    """
-    weights = {}
-    for data in sets.values():
-        for task in data.tasks:
-            if task not in model.tasks or model.tasks[task].kind != "classes":
-                continue
-            some = range(0, len(data), max(1, len(data) // 64))
-            labels = np.concatenate([data[i].labels[task].ravel() for i in some])
-            pixels = np.bincount(labels[labels != IGNORE], minlength=model.tasks[task].channels)
-            weights[task] = class_weights(torch.from_numpy(pixels)).to(device)
-    return weights
 
 
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:

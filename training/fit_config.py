@@ -17,7 +17,7 @@ from training.rules import RULES
 from training.stepping import Precision
 from training.tree import TaskTree
 
-__all__ = ["WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
+__all__ = ["AUTO", "WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
 
 # Options that say the same in two ways; the second goes before the first unless it is 0.
 WAYS_TO_SAY = {
@@ -27,6 +27,8 @@ WAYS_TO_SAY = {
     "scale": "side",
     "validate_every": "validate_epochs",
 }
+
+AUTO = "auto"  # a tree to be found
 
 # Of these, the data sets that are there.
 BATCHES = {"nyu": 12, "ccp": 4}
@@ -46,7 +48,8 @@ class FitConfig:
         backbone: one of swin_nano, swin_tiny, swin_small, swin_base, swin_large.
         start: backbone weights (`pretrain` wrote them) or a model.safetensors of an earlier fit; decoders that it
             lacks start from random weights. Needed wherever the backbone is not trained as a whole.
-        tree: task groups a stage: stages split by /, groups by |, tasks by a comma.
+        tree: task groups a stage: stages split by /, groups by |, tasks by a comma; auto = the one that similarity
+            finds for all tasks of the data sets, first; or a tree.json that `similarity` or `export tree` wrote.
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
         rule: what the losses do to the weights: weighted_sum.
@@ -149,6 +152,10 @@ def _data_faults(config: FitConfig) -> list[str]:
 
 def _tree_faults(config: FitConfig) -> list[str]:
     """Each task must be known and learnt from some set, each set must teach some task."""
+    if config.tree == AUTO:
+        return [] if config.start else ["--tree auto compares gradients on a backbone: name its weights by --start"]
+    if config.tree.endswith(".json"):
+        return []  # looked at when it is read
     try:
         tree = TaskTree.parse(config.tree)
     except ConfigError as error:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ptsa_serve.tasks import TASKS
+from training.data import DATASETS
 from training.options import number_faults, refuse
 from training.similarity.measure import FEWEST
 from training.similarity.record import Measure, Scope
@@ -19,9 +20,10 @@ class SimilarityConfig:
         data: folder of each data set, e.g. {nyu: data/nyu, ccp: data/ccp}.
         out: folder for similarity.json, heat maps and the tree.
         start: backbone weights (`pretrain` wrote them), as `fit` takes them.
-        backbone: one of swin_nano, swin_tiny, swin_small, swin_base.
+        backbone: of the weights in `start`; `fit --help` lists them.
         tasks: which to compare; none = all that the data sets label.
-        width: channels of the decoders.
+        decoder: pyramid, or hrnet (MTLoRA's).
+        width: channels of the pyramid decoders.
         batches: photos of each data set in a batch. A task's loss is that of the photos that have its labels.
         warm_up: steps that train the decoders on the frozen backbone first; gradients through random ones are noise.
         rate: peak learning rate of the warm-up.
@@ -31,8 +33,11 @@ class SimilarityConfig:
         scope: stage = each stage by its own gradients; global = all by those of all stages.
         counts: groups a stage, e.g. [1, 2, 2, 4]; without counts and limits, by the number of tasks.
         max_trainable: the best tree with at most so many trainable parameters.
-        max_multiply_adds: the best tree with at most so many multiply-adds a photo.
-        max_ms: the best tree that takes at most so many milliseconds a photo, measured on this machine's engine.
+        max_multiply_adds: the best tree with at most so many multiply-adds a photo. (`python -m export tree` takes
+            milliseconds, measured on this machine's engine.)
+        rank: of the adapters that trainable parameters are counted for, and options: others of PTSA's.
+        training_steps, training_photos: steps of the training that follows and photos of each, for what share of it
+            the search costs.
         scale: of the input's sides, 1 = as deployed.
         seed: decides which photos, in which order, and the decoders' initial weights.
         workers: processes that read photos, for each data set.
@@ -43,6 +48,7 @@ class SimilarityConfig:
     start: Path
     backbone: str = "swin_nano"
     tasks: list[str] | None = None
+    decoder: str = "pyramid"
     width: int = 96
     batches: dict[str, int] = field(default_factory=lambda: {"nyu": 4, "ccp": 2})
     warm_up: int = 100
@@ -53,7 +59,10 @@ class SimilarityConfig:
     counts: list[int] | None = None
     max_trainable: int | None = None
     max_multiply_adds: int | None = None
-    max_ms: float | None = None
+    rank: int | list[int] = 16
+    options: dict[str, Any] = field(default_factory=dict)
+    training_steps: int = 1000
+    training_photos: int = 16
     scale: float = 1.0
     seed: int = 0
     workers: int = 1
@@ -67,7 +76,6 @@ class SimilarityConfig:
         limits = {
             "trainable parameters": self.max_trainable,
             "multiply-adds": self.max_multiply_adds,
-            "ms": self.max_ms,
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
 
@@ -75,14 +83,24 @@ class SimilarityConfig:
 def _task_faults(tasks: list[str] | None) -> list[str]:
     if tasks is None:
         return []
-    faults = [f"--tasks: {task!r} is unknown; known are {', '.join(TASKS)}" for task in tasks if task not in TASKS]
+    known = dict.fromkeys(task for data in DATASETS.values() for task in data.records)
+    faults = [f"--tasks: {task!r} is unknown; known are {', '.join(known)}" for task in tasks if task not in known]
     if not tasks or len(set(tasks)) != len(tasks):
         faults.append(f"--tasks is {tasks}; name each task once, or leave the option out for all that are labelled")
     return faults
 
 
 def _measuring_faults(config: SimilarityConfig) -> list[str]:
-    faults = []
+    faults = [
+        f"data set {name!r} is unknown; known are {', '.join(DATASETS)}" for name in config.data if name not in DATASETS
+    ]
+    faults += [
+        f"--batches has nothing for {name}; say how many of its photos"
+        for name in config.data
+        if config.batches.get(name, 0) < 1
+    ]
+    if not config.data:
+        faults.append("--data names no data set; e.g. --data '{nyu: data/nyu, ccp: data/ccp}'")
     if not FEWEST <= config.observations <= 10**6:
         faults.append(f"--observations is {config.observations}; a similarity needs from {FEWEST} to 1000000 batches")
     if not 0 <= config.warm_up <= 10**9:

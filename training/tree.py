@@ -56,6 +56,25 @@ class TaskTree:
         return cls(tuple(tasks), (tuple((task,) for task in tasks),) * stages)
 
     @classmethod
+    def of_counts(cls, tasks: Sequence[str], counts: Sequence[int]) -> "TaskTree":
+        """As many groups a stage as `counts` say, of neighbours: the largest group is halved until there are enough.
+
+        Raises ConfigError for counts that fall, or that are not from 1 to the number of tasks.
+        """
+        if not counts or list(counts) != sorted(counts) or not 1 <= counts[0] <= counts[-1] <= len(tasks):
+            raise ConfigError(
+                f"{list(counts)} groups a stage; allowed are numbers from 1 to {len(tasks)} that never fall"
+            )
+        groups, stages = [tuple(tasks)], []
+        for count in counts:
+            while len(groups) < count:
+                largest = max(range(len(groups)), key=lambda i: len(groups[i]))
+                group = groups[largest]
+                groups[largest : largest + 1] = [group[: -(-len(group) // 2)], group[-(-len(group) // 2) :]]
+            stages.append(tuple(groups))
+        return cls(tuple(tasks), tuple(stages))
+
+    @classmethod
     def parse(cls, text: str) -> "TaskTree":
         """Read stages separated by `/`, groups by `|`, tasks by `,`: "a,b,c / a,b,c / a,b | c / a | b | c"."""
         stages = tuple(

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from training.backbones import build_backbone
+from training.balance import balance
 from training.build import build
 from training.checkpoint import load_checkpoint, read_info
 from training.data.nyu import NYU
@@ -170,9 +171,7 @@ def test_a_task_whose_labels_are_missing_on_disk_is_refused(config: FitConfig, t
 
 def test_class_weights_are_where_the_model_is(config: FitConfig) -> None:
     """On a GPU a loss meets labels there; the meta device stands for it, as it refuses tensors of the CPU too."""
-    from training.fit import _class_weights
-
-    weights = _class_weights({"nyu": NYU(config.data["nyu"], "train")}, build(config), torch.device("meta"))
+    weights = balance({"nyu": NYU(config.data["nyu"], "train")}, build(config), torch.device("meta"))
     assert weights["segmentation"].device.type == "meta"
     assert weights["segmentation"].shape == (39,)
 

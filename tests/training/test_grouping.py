@@ -1,0 +1,72 @@
+"""The search for a tree as a user runs it: from a backbone and photos to a tree, and a training that takes it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from training.backbones import build_backbone
+from training.checkpoint import load_checkpoint
+from training.errors import ConfigError
+from training.fit import FitConfig, fit
+from training.grouping import find_tree, read_tree
+from training.similarity_config import SimilarityConfig
+
+
+@pytest.fixture
+def config(data: dict[str, Path], tmp_path: Path) -> SimilarityConfig:
+    start = tmp_path / "backbone.safetensors"
+    save_file(build_backbone("swin_test").trunk.state_dict(), start)
+    return SimilarityConfig(
+        data=data, out=tmp_path / "search", start=start, backbone="swin_test", width=8,
+        batches={"nyu": 1, "ccp": 1}, warm_up=2, observations=8, scale=1 / 6, workers=0, rank=2,
+    )  # fmt: skip
+
+
+def test_a_search_leaves_figures_pictures_and_a_tree(config: SimilarityConfig) -> None:
+    text = find_tree(config)
+    tree = read_tree(config.out / "tree.json")
+    assert set(tree.tasks) == {"segmentation", "depth", "normals", "saliency"}
+    assert tree.counts == (1, 2, 2, 4)
+    assert f"tree: {tree}" in text
+    assert "s of training that follow" in text
+    for name in ("similarity.png", "tree.png"):
+        assert (config.out / name).read_bytes().startswith(b"\x89PNG")
+    found = json.loads((config.out / "similarity.json").read_text())
+    assert found["tasks"] == list(tree.tasks)
+    # What was measured is not measured again; another question is answered from it.
+    before = (config.out / "similarity.json").read_bytes()
+    find_tree(replace(config, counts=[1, 1, 2, 4]))
+    assert read_tree(config.out / "tree.json").counts == (1, 1, 2, 4)
+    assert (config.out / "similarity.json").read_bytes() == before
+
+
+def test_a_budget_is_kept(config: SimilarityConfig) -> None:
+    find_tree(config)
+    text = find_tree(replace(config, max_trainable=10**9))
+    assert read_tree(config.out / "tree.json").counts == (1, 4, 4, 4)
+    costs = [int(line.split(": ")[1].replace(",", "")) for line in text.splitlines() if line.startswith("trainable")]
+    find_tree(replace(config, max_trainable=costs[0] - 1))
+    assert read_tree(config.out / "tree.json").counts < (1, 4, 4, 4)
+    with pytest.raises(ConfigError, match=r"no tree is within the budget: .* trainable parameters, allowed are 5"):
+        find_tree(replace(config, max_trainable=5))
+
+
+def test_training_takes_the_tree_that_is_found(config: SimilarityConfig, fit_config: FitConfig) -> None:
+    run = replace(fit_config, method="ptsa", rank=2, start=config.start, tree="auto", steps=2)
+    model = load_checkpoint(fit(run))
+    found = read_tree(run.out / "similarity" / "tree.json")
+    assert model.config.tree == found
+    assert fit(run).exists()  # finished: nothing is searched or trained again
+    again = replace(run, tree=str(run.out / "similarity" / "tree.json"), out=run.out / "again")
+    assert load_checkpoint(fit(again)).config.tree == found
+
+
+def test_a_search_without_a_backbone_or_of_another_file_is_refused(fit_config: FitConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--tree auto compares gradients on a backbone"):
+        replace(fit_config, tree="auto")
+    (tmp_path / "odd.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"odd\.json holds no tree"):
+        fit(replace(fit_config, tree=str(tmp_path / "odd.json")))

@@ -1,0 +1,31 @@
+"""How much each class weighs in the loss of a task of classes, from the training photos."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.labels import IGNORE
+from training.data.photoset import PhotoSet
+from training.losses import class_weights
+
+__all__ = ["balance"]
+
+
+def balance(sets: Mapping[str, PhotoSet], model: Any, device: torch.device) -> dict[str, Tensor]:
+    """Weights of the classes, on `device`, for each task of classes.
+
+    From the pixels of each class in the training photos: 64 of them, evenly spread.
+    """
+    weights = {}
+    for data in sets.values():
+        for task in data.tasks:
+            if task not in model.tasks or model.tasks[task].kind != "classes":
+                continue
+            some = range(0, len(data), max(1, len(data) // 64))
+            labels = np.concatenate([data[i].labels[task].ravel() for i in some])
+            pixels = np.bincount(labels[labels != IGNORE], minlength=model.tasks[task].channels)
+            weights[task] = class_weights(torch.from_numpy(pixels)).to(device)
+    return weights
