@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.attention import FoldedAttention
-from export.fold import FoldedNetwork
-from training.adapters import StreamLinear
+from export.fold import POSITION_BIAS, FoldedNetwork
 from training.model import PTSAModel
 
 __all__ = ["deployed", "frozen", "multiply_adds", "trainable"]
@@ -32,25 +30,18 @@ def deployed(network: FoldedNetwork) -> int:
 
     Position tables count as the tables that they are, not as the biases that were looked up from them.
     """
-    biases = {id(m.position_bias): m.position_bias for m in network.modules() if isinstance(m, FoldedAttention)}
-    return _numel(network) - sum(bias.numel() - _table_numel(bias) for bias in biases.values())
+    biases = [p for name, p in network.named_parameters() if name.endswith(POSITION_BIAS)]
+    return _numel(network) - sum(bias.numel() - _table_numel(bias) for bias in biases)
 
 
 def trainable(model: PTSAModel) -> int:
-    """Parameters that were trained: adapters and decoders, or all of a model that has no adapters.
-
-    `training fit` makes no other models: it refuses to adapt one without adapters.
-    """
-    if not any(model.config.ranks):
-        return _numel(model)
-    adapters = [module for module in model.backbone.modules() if isinstance(module, StreamLinear)]
-    factors = sum(module.up.numel() + module.down.numel() for module in adapters)
-    return factors + _numel(model.decoders)
+    """Parameters that the model's method trains, decoders among them."""
+    return sum(model.get_parameter(name).numel() for name in model.owners())
 
 
 def frozen(model: PTSAModel) -> int:
-    """Parameters of the backbone that adaptation left alone; none of a model that was tuned as a whole."""
-    return _numel(model) - trainable(model)
+    """Parameters of the backbone that its method left alone."""
+    return sum(p.numel() for name, p in model.backbone.trunk.named_parameters() if name not in model.method.trained)
 
 
 def _table_numel(bias: Tensor) -> int:

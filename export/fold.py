@@ -1,28 +1,30 @@
-"""A trained model as a plain network: adapters folded into their layers, one copy of a stage for each branch.
+"""A trained model as a plain network: every slot with its effective tensors, common prefixes of the streams once.
 
-Nothing of PTSA is left in the result but its shape: linear layers whose weight is W + scale * up @ down, computed in
-fp32; decoders whose batch norms are part of the convolution before them; stages that several tasks share, once.
-What the branches of a stage have in common (biases, norms, position tables) is one tensor in all of them.
+What the method is does not matter here: it says, for each slot and stream, which tensors do the same, or which of the
+kept operations does. Tensors of equal content are one tensor, whichever branches hold them; decoders' batch norms
+become part of the convolution before them.
 """
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from export.attention import FoldedAttention
-from export.plan import Plan, make_plan
-from training.adapters import StreamLinear
+from training.backbones.base import Tap
 from training.heads import finish
-from training.model import PTSAModel
-from training.swin import set_size
+from training.layout import Stream
+from training.model import PTSAModel, check_size
+from training.plan import Plan, make_plan
+from training.planned import Effective, Planned
+from training.slots import Op, Slot, Weights, position_bias
 
-__all__ = ["Folded", "FoldedNetwork", "Origin", "fold"]
+__all__ = ["POSITION_BIAS", "Folded", "FoldedNetwork", "Origin", "fold"]
+
+POSITION_BIAS = "position_bias"  # last part of the name of such a parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,133 +49,133 @@ class Folded:
     tensors: dict[str, Tensor]
 
 
-class FoldedStage(nn.Module):
-    """Patch merging once for each parent that continues, then blocks for each branch."""
-
-    def __init__(self, downsample: nn.Module, branches: Sequence[nn.Module], parents: Sequence[int]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.branches = nn.ModuleList(branches)
-        self.parents = tuple(parents)
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs of the branches, (N, h, w, C) each, for the outputs of the stage before."""
-        merged = {parent: self.downsample(maps[parent]) for parent in sorted(set(self.parents))}
-        return [blocks(merged[parent]) for blocks, parent in zip(self.branches, self.parents, strict=True)]
-
-
 class FoldedNetwork(nn.Module):
     """Photos (N, H, W, 3), uint8 RGB, in; final maps by task at (H, W) out, as `training.heads.finish` makes them.
 
-    H and W are fixed: masks are made for them.
+    H and W are fixed: masks are made for them. plan: what runs, for whom. Parameters are `slots.SLOT.NUMBER.ROLE`,
+    numbered by their content: nodes of a plan that differ in their input alone have one number.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: PTSAModel, plan: Plan, stages: Sequence[FoldedStage], size: tuple[int, int]) -> None:
+    def __init__(
+        self, model: PTSAModel, tasks: Sequence[str], plan: Plan, effective: "_Interned", size: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.size = size
         self.plan = plan
-        self.tasks = {task: model.tasks[task] for branch in plan[-1] for task in branch.tasks}
-        self.tasks = {name: self.tasks[name] for name in model.tasks if name in self.tasks}
-        self.patch_embed = model.backbone.swin.patch_embed
-        self.stages = nn.ModuleList(stages)
+        self.tasks = {name: task for name, task in model.tasks.items() if name in tasks}
+        self._place: Tap = model.method.layout.tap
+        self._backbone = [model.backbone]  # its walk; no parameter of it is one of this network's
+        self._numbers = {slot: list(dict.fromkeys(node.key for node in nodes)) for slot, nodes in plan.items()}
+        self._ops: dict[tuple[str, int], Op] = {}
+        self.slots = nn.ModuleDict()
+        for slot in model.backbone.slots:
+            keys = self._numbers[slot.name]
+            self.slots[_key(slot)] = nn.ModuleList(effective.parameters(slot, key) for key in keys)
+            found = [effective.of(slot, key) for key in keys]
+            self._ops |= {(slot.name, i): one for i, one in enumerate(found) if isinstance(one, Op)}
         self.decoders = nn.ModuleDict({task: _fold_batch_norms(model.decoders[task]) for task in self.tasks})
         self.register_buffer("mean", model.get_buffer("mean"))
         self.register_buffer("std", model.get_buffer("std"))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         # Cast before permute: TensorRT takes uint8 tensors only into a cast.
-        images = image.to(torch.float32).permute(0, 3, 1, 2)
-        maps: list[Tensor] = [self.patch_embed((images - self.mean) / self.std)]
-        taps: dict[str, list[Tensor]] = {task: [] for task in self.tasks}
-        for stage, branches in zip(self.stages, self.plan, strict=True):
-            maps = stage(maps)
-            for x, branch in zip(maps, branches, strict=True):
-                for task in branch.tasks:
-                    taps[task].append(x)
-        return {name: finish(task, self.decoders[name](taps[name]), self.size) for name, task in self.tasks.items()}
+        images = image.to(self.mean.dtype).permute(0, 3, 1, 2)
+        flow = Planned(self.plan, list(self.tasks), self._place, Effective(self.plan, self._effective))
+        self._backbone[0].walk((images - self.mean) / self.std, flow)
+        return {
+            name: finish(task, self.decoders[name](flow.taps[name]), self.size) for name, task in self.tasks.items()
+        }
+
+    def _effective(self, slot: Slot, index: int) -> Weights | Op:
+        number = self._numbers[slot.name].index(self.plan[slot.name][index].key)
+        own = dict(self.slots[_key(slot)].get_submodule(str(number)).named_parameters())
+        if op := self._ops.get((slot.name, number)):
+            return Op(op.kind, own, own["up"], own["down"], op.scale, op.source)
+        return Weights(own)
 
 
 def fold(model: PTSAModel, size: tuple[int, int], *, tasks: Sequence[str] | None = None) -> Folded:
     """The plain network that does what `model` does in eval mode, for photos of `size` (H, W).
 
-    The model keeps its adapters; parameters that need no folding are shared with it. Raises ValueError for a model in
+    The model stays as it is; tensors that need no folding are shared with it. Raises ValueError for a model in
     training mode, a size whose sides are no multiples of 32, or an unknown task.
     """
     if model.training:
         raise ValueError("a model in training mode cannot be folded (batch norms still move); call model.eval()")
-    set_size(model.backbone.swin, size)
-    layers = list(model.backbone.swin.layers.children())
-    adapters = [_adapters(layer) for layer in layers]
-    plan = make_plan(model.config.tree, tasks=tasks, signature=lambda stage, group: _digest(adapters[stage], group))
+    check_size(size)
+    effective = _Interned(model)
+    plan = make_plan(model.backbone.slots, model.method.layout, effective.key, tasks=tasks)
+    network = FoldedNetwork(model, tasks or list(model.tasks), plan, effective, size).eval().requires_grad_(False)
     origins: dict[str, Origin] = {}
     tensors: dict[str, Tensor] = {}
-    stages = []
-    for number, (layer, branches) in enumerate(zip(layers, plan, strict=True)):
-        plain = _without_lookups(layer.get_submodule("blocks"))
-        copies = []
-        for index, branch in enumerate(branches):
-            copies.append(_copy(plain))
-            for path, adapter in adapters[number].items():
-                copies[-1].set_submodule(path, _linear(adapter, branch.group))
-                name = f"stages.{number}.branches.{index}.{path}.weight"
-                origins[name] = _origin(tensors, f"stages.{number}.{path}", adapter, branch.group)
-        downsample = layer.get_submodule("downsample")
-        stages.append(FoldedStage(downsample, copies, [branch.parent for branch in branches]))
-    network = FoldedNetwork(model, plan, stages, size).eval().requires_grad_(False)
+    for slot in model.backbone.slots:
+        for number, key in enumerate(network._numbers[slot.name]):
+            found = effective.of(slot, key)
+            if isinstance(found, Weights) and (product := found.product):
+                up, down = f"{slot.name}.up.{number}", f"{slot.name}.down.{number}"
+                origin = Origin(slot.tensors["weight"], up, down, product.scale)
+                origins[f"slots.{_key(slot)}.{number}.weight"] = origin
+                tensors |= {origin.base: product.base, origin.up: product.up, origin.down: product.down}
     return Folded(network, origins, tensors)
 
 
-def _without_lookups(blocks: nn.Module) -> nn.Module:
-    """A copy whose attention biases and masks are finished tensors instead of computed in every pass."""
-    blocks = _copy(blocks)
-    for block in blocks.children():
-        assert isinstance(block, SwinTransformerBlock)
-        assert isinstance(block.attn, WindowAttention)
-        block.register_buffer("attn_mask", block.get_attn_mask(), persistent=False)
-        block.dynamic_mask = False
-        with torch.no_grad():
-            bias = nn.Parameter(block.attn._get_rel_pos_bias(), requires_grad=False)
-        block.set_submodule("attn", FoldedAttention(block.attn, bias))
-    return blocks
+class _Interned:
+    """Effective tensors by slot and content: what is equal is one object, folded once."""
+
+    def __init__(self, model: PTSAModel) -> None:
+        self._method = model.method
+        self._keys: dict[tuple[str, Hashable], str] = {}
+        self._found: dict[tuple[str, str], Weights | Op] = {}
+        self._leaves: dict[tuple[int, torch.Size], nn.Parameter] = {}
+
+    def key(self, slot: Slot, stream: Stream) -> str:
+        """Equal for streams whose effective tensors are equal in this slot."""
+        version = (slot.name, self._method.version(slot, stream))
+        if version not in self._keys:
+            found = self._method.effective(slot, stream)
+            self._keys[version] = digest = _digest(found)
+            self._found.setdefault((slot.name, digest), found)
+        return self._keys[version]
+
+    def of(self, slot: Slot, key: Hashable) -> Weights | Op:
+        assert isinstance(key, str)
+        return self._found[slot.name, key]
+
+    def parameters(self, slot: Slot, key: Hashable) -> nn.ParameterDict:
+        """The tensors by role, none of which is trained; those that several share are one object.
+
+        Position tables are finished biases: exporters fold the lookup or not, depending on its size, and the graphs of
+        two sizes would then hold different tensors.
+        """
+        tensors = _tensors(self.of(slot, key))
+        if slot.op == "position_bias":
+            tensors = {POSITION_BIAS: position_bias(tensors["table"], slot.attributes["window"])}
+        return nn.ParameterDict({role: self._leaf(tensor) for role, tensor in tensors.items()})
+
+    def _leaf(self, tensor: Tensor) -> nn.Parameter:
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in self._leaves:
+            self._leaves[place] = nn.Parameter(tensor.detach(), requires_grad=False)
+        return self._leaves[place]
 
 
-def _linear(adapter: StreamLinear, group: int) -> nn.Linear:
-    linear = nn.Linear(adapter.frozen.in_features, adapter.frozen.out_features, device="meta")
-    linear.weight = nn.Parameter(adapter.folded(group), requires_grad=False)
-    linear.bias = adapter.frozen.bias
-    return linear
+def _tensors(found: Weights | Op) -> dict[str, Tensor]:
+    return dict(found.tensors) if isinstance(found, Weights) else {**found.base, "up": found.up, "down": found.down}
 
 
-def _origin(tensors: dict[str, Tensor], key: str, adapter: StreamLinear, group: int) -> Origin:
-    """Keep the factors under names of their own and say how they make the weight."""
-    origin = Origin(f"{key}.weight", f"{key}.up.{group}", f"{key}.down.{group}", adapter.scale)
-    tensors[origin.base] = adapter.frozen.weight.detach()
-    tensors[origin.up] = adapter.up[group].detach()
-    tensors[origin.down] = adapter.down[group].detach()
-    return origin
-
-
-def _adapters(stage: nn.Module) -> dict[str, StreamLinear]:
-    """The adapted layers of a stage by their path below its blocks."""
-    return {path: m for path, m in stage.get_submodule("blocks").named_modules() if isinstance(m, StreamLinear)}
-
-
-def _digest(adapters: dict[str, StreamLinear], group: int) -> str:
-    """Equal for groups whose adapters change the stage in the same way; an `up` of zeros changes nothing."""
-    digest = hashlib.sha256()
-    for path, adapter in adapters.items():
-        if adapter.up[group].any():
-            for factor in (adapter.up[group], adapter.down[group]):
-                digest.update(path.encode() + factor.detach().cpu().numpy().tobytes())
+def _digest(found: Weights | Op) -> str:
+    digest = hashlib.sha256(b"" if isinstance(found, Weights) else repr((found.kind, found.scale)).encode())
+    for role, tensor in sorted(_tensors(found).items()):
+        digest.update(role.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _copy(blocks: nn.Module) -> nn.Module:
-    """A copy with its own modules and the same parameters, so that what branches have in common stays one tensor."""
-    return copy.deepcopy(blocks, {id(parameter): parameter for parameter in blocks.parameters()})
+def _key(slot: Slot) -> str:
+    """A module's name holds no dots."""
+    return slot.name.replace(".", "/")
 
 
 def _fold_batch_norms(decoder: nn.Module) -> nn.Module:

@@ -90,8 +90,7 @@ def backbone_digest(model: PTSAModel) -> str:
     Two adaptations of one backbone have the same, whatever adapters they added.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.backbone.swin.named_parameters()):
-        if not name.endswith((".up", ".down")):
-            digest.update(name.replace(".frozen.", ".").encode())
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    for name, parameter in sorted(model.backbone.trunk.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

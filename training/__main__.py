@@ -1,9 +1,11 @@
 """python -m training COMMAND: every command is one function with one configuration."""
 
 import json
+import os
 import sys
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
 
 import jsonargparse
 
@@ -12,61 +14,115 @@ from training.errors import TrainingError
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
 from training.pretrain import PretrainConfig, pretrain
+from training.recipes import RECIPES, RecipesConfig, recipes, with_recipe
 from training.report import Report
 
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table below.
+
+    config: its options. run: from them to a dict, a path, a text or a Report. word: the option that is given without
+    its name, what it is, and whether it may be left out. table: what people read in place of a dict, unless they say
+    --json.
+    """
+
+    config: type
+    run: Callable[[Any], Any]
+    text: str
+    word: tuple[str, str, bool] | None = None
+    table: Callable[[Mapping[str, Any]], str] | None = None
+
+
 # A name of two words is a command of a group.
-COMMANDS = {
-    "pretrain": (PretrainConfig, pretrain, "distil teachers' features into a Swin on photos without labels"),
-    "fit": (FitConfig, fit, "train on labelled photos: every weight, or adapters on a frozen backbone"),
-    "evaluate": (EvaluateConfig, evaluate, "print a checkpoint's figures on a split, as JSON"),
-    "data check": (CheckConfig, check, "say what a folder of photos and labels holds, and what is wrong in it"),
+COMMANDS: dict[str, Command] = {
+    "pretrain": Command(PretrainConfig, pretrain, "distil teachers' features into a backbone on photos without labels"),
+    "fit": Command(FitConfig, fit, "train on labelled photos, by any method of the registry"),
+    "recipes": Command(
+        RecipesConfig,
+        recipes,
+        "list the named configurations, or print one as YAML",
+        word=("name", "of the recipe to print", True),
+    ),
+    "evaluate": Command(EvaluateConfig, evaluate, "print a checkpoint's figures on a split, as JSON"),
+    "data check": Command(
+        CheckConfig,
+        check,
+        "say what a folder of photos and labels holds, and what is wrong in it",
+        ("folder", "of a data set", False),
+    ),
 }
-# Commands that take what they need without its name.
-PLAIN = {"data check"}
+GROUPS = {"data": "commands on data sets"}
 # Options that are given or not, of whichever command has them; others that are true or false take the word.
 FLAGS = {"all": "leave out nothing to save time", "json": "print everything as JSON"}
+# Those that `--recipe` can configure.
+RECIPE_COMMANDS = {recipe.command for recipe in RECIPES.values()}
 
 
 def main() -> None:
     name, options = _parse()
-    config, run, _ = COMMANDS[name]
+    command = COMMANDS[name]
+    as_json = command.table is None or options.pop("json", False)
     try:
-        result = run(config(**options))
+        if recipe := options.pop("recipe", ""):
+            options = with_recipe(recipe, name, options)
+        result = command.run(command.config(**options))
     except (TrainingError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from where it last saved\n")
         sys.exit(130)
-    if isinstance(result, Report):
-        print(result.text)
-        sys.exit(int(result.failed))
-    print(json.dumps(result, indent=2, allow_nan=False) if isinstance(result, dict) else result)
+    if isinstance(result, dict):
+        result = json.dumps(result, indent=2, allow_nan=False) if as_json else (command.table or str)(result)
+    if os.environ.get("RANK", "0") == "0":  # not every process that torchrun started
+        print(result.text if isinstance(result, Report) else result)
+    if isinstance(result, Report) and result.failed:
+        sys.exit(1)
 
 
 def _parse() -> tuple[str, dict[str, Any]]:
-    """The command that was typed, and its options."""
+    """The command that was typed, and the options that were given."""
     parser = jsonargparse.ArgumentParser(prog="python -m training", description=__doc__)
     groups = {"": parser.add_subcommands(required=True)}
-    for name, (config, _, text) in COMMANDS.items():
+    for group, text in GROUPS.items():
+        inner = jsonargparse.ArgumentParser(usage=f"python -m training {group} COMMAND [options]")
+        groups[""].add_subcommand(group, inner, help=text)
+        groups[group] = inner.add_subcommands(required=True)
+    for name, command in COMMANDS.items():
         group, _, last = name.rpartition(" ")
-        if group not in groups:
-            inner = jsonargparse.ArgumentParser(usage=f"python -m training {group} COMMAND [options]")
-            groups[""].add_subcommand(group, inner, help="commands on data sets")
-            groups[group] = inner.add_subcommands(required=True)
-        # Not argparse's own thirty lines of usage in front of every error; --help explains each option.
-        usage = f"python -m training {name} {'FOLDER ' if name in PLAIN else ''}[--config FILE] [options]"
-        sub = jsonargparse.ArgumentParser(description=text, usage=usage)
-        sub.add_argument("--config", action="config", help="YAML file with any of the options below")
-        flags = [field.name for field in fields(config) if field.name in FLAGS]
-        sub.add_class_arguments(config, as_group=False, as_positional=name in PLAIN, skip={*flags})
-        for flag in flags:
-            sub.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
-        groups[group].add_subcommand(last, sub, help=text)
-    options, words = parser.parse_args(), []
+        groups[group].add_subcommand(last, _parser(name, command), help=command.text)
+    # Without defaults, which are the configuration's own: a recipe goes under what was said, not under what was not.
+    arguments = [_underscored(argument) for argument in sys.argv[1:]]
+    options, words = parser.parse_args(arguments, defaults=False), []
     while word := options.get("subcommand"):
         words.append(word)
         options = options[word]
     return " ".join(words), {key: value for key, value in options.items() if key != "config"}
+
+
+def _parser(name: str, command: Command) -> jsonargparse.ArgumentParser:
+    word, text, optional = command.word or ("", "", True)
+    shown = f" [{word.upper()}]" if word and optional else f" {word.upper()}" if word else ""
+    # Not argparse's own thirty lines of usage in front of every error; --help explains each option.
+    usage = f"python -m training {name}{shown} [--config FILE] [options]"
+    parser = jsonargparse.ArgumentParser(description=command.text, usage=usage)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    if word:
+        how: dict[str, Any] = {"nargs": "?", "default": ""} if optional else {}
+        parser.add_argument(word, type=get_type_hints(command.config)[word], help=text, **how)
+    flags = [field.name for field in fields(command.config) if field.name in FLAGS]
+    parser.add_class_arguments(command.config, as_group=False, skip={word, *flags})
+    for flag in [*flags, *(["json"] if command.table else [])]:
+        parser.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
+    if name in RECIPE_COMMANDS:
+        parser.add_argument("--recipe", default="", help="a named configuration, under what other options say")
+    return parser
+
+
+def _underscored(argument: str) -> str:
+    """`--image-size` is `--image_size`."""
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ptsa_serve.files import replace_file
+from training.checkpoint_v1 import upgraded_config, upgraded_tensors
 from training.errors import CheckpointError
 from training.model import ModelConfig, PTSAModel
 
@@ -31,7 +32,7 @@ __all__ = [
     "write_whole",
 ]
 
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(model: PTSAModel, path: Path, *, info: dict) -> None:
@@ -85,7 +86,9 @@ def read_config(path: Path | str) -> ModelConfig:
     """How to build the model of a checkpoint. Raises as `load_checkpoint`."""
     metadata = _read_metadata(Path(path))
     try:
-        return ModelConfig.from_json(metadata["model"])
+        return ModelConfig.from_json(
+            upgraded_config(metadata["model"]) if metadata["version"] == 1 else metadata["model"]
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not say what model it holds ({error!r}); train it again") from None
 
@@ -99,11 +102,11 @@ def read_info(path: Path | str) -> dict:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, fp16 as float32. Raises CheckpointError for infinity and NaN."""
+    """The tensors of a checkpoint by name, fp16 as float32. Raises CheckpointError for infinity and NaN."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _refuse_infinite(path, tensors)
-    return {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
+    return upgraded_tensors({name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()})
 
 
 def misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -144,9 +147,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         metadata = dict(json.loads(text))
     except (TypeError, ValueError):
         raise CheckpointError(f"{path} does not say what it holds: its metadata are damaged; train it again") from None
-    if metadata.get("version") != VERSION:
+    if metadata.get("version") not in (1, VERSION):
         raise CheckpointError(
-            f"{path} is a checkpoint of version {metadata.get('version')!r}, this program reads version {VERSION}; "
+            f"{path} is a checkpoint of version {metadata.get('version')!r}, this program reads 1 and {VERSION}; "
             "install the ptsa-serve that wrote it, or train it again"
         )
     return metadata

@@ -1,28 +1,32 @@
-"""One task's decoder: from four maps of the backbone to raw output planes at stride 4.
+"""Decoders by name: from the maps of a backbone's stages to one task's raw output planes.
 
-Each stage is normalised and projected to one width *before* anything is up-sampled (a 1x1 projection and bilinear
-up-sampling commute, and the projection is then 4 to 64 times cheaper); the maps are added from coarse to fine, with
-a 3x3 convolution at strides 16, 8 and 4 where neighbours must agree. The coarsest map also gets what windows of 7
-tokens cannot see, for 0.2 % of the multiply-adds: the mean of all tokens (global context, PSPNet, arXiv 1612.01105)
-and where each token lies (CoordConv, arXiv 1807.03247).
+`pyramid` is ours. Each stage is normalised and projected to one width *before* anything is up-sampled (a 1x1 projection
+and bilinear up-sampling commute, and the projection is then 4 to 64 times cheaper); the maps are added from coarse to
+fine, with a 3x3 convolution at strides 16, 8 and 4 where neighbours must agree. The coarsest map also gets what windows
+of 7 tokens cannot see, for 0.2 % of the multiply-adds: the mean of all tokens (global context, PSPNet, arXiv
+1612.01105) and where each token lies (CoordConv, arXiv 1807.03247).
+It follows feature pyramids (Lin et al., arXiv 1612.03144; Panoptic FPN's sum, arXiv 1901.02446).
 
-Why not MTLoRA's head (concatenate at stride 4, 1x1 to 1080 channels): on Swin nano it costs more than the backbone.
-This one follows feature pyramids (Lin et al., arXiv 1612.03144; Panoptic FPN's sum, arXiv 1901.02446).
+`hrnet` is MTLoRA's (arXiv 2403.20320, after HRNet's, arXiv 1908.07919), for its published counts; on Swin nano it costs
+more than the backbone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Decoder"]
+from training.backbones.base import Tap
+
+__all__ = ["DECODERS", "HRNet", "Pyramid"]
 
 
-class Decoder(nn.Module):
+class Pyramid(nn.Module):
     """Maps (N, h, w, C_s) at strides 4, 8, 16, 32 -> (N, channels, H/4, W/4), not yet in the task's unit."""
 
-    def __init__(self, widths: Sequence[int], channels: int, *, width: int = 96, fine_width: int = 48) -> None:
+    def __init__(self, widths: Sequence[int], channels: int, width: int = 96, *, fine_width: int = 48) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in widths)
         inputs = [*widths[:-1], 2 * widths[-1] + 4]  # see `_situated`
@@ -65,3 +69,40 @@ def _smooth(inputs: int, outputs: int) -> nn.Sequential:
 
 def _up(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+
+class HRNet(nn.Module):
+    """Maps (N, h, w, C_s) at strides 8, 16, 32, 32 -> (N, channels, H/8, W/8), not yet in the task's unit.
+
+    Projections to 18, 36, 72 and 144 channels whatever the backbone's width, all brought to the finest map, then two
+    1x1 convolutions. `width` has no meaning here.
+    """
+
+    PROJECTED = (18, 36, 72, 144)
+    HIDDEN = 4 * sum(PROJECTED)
+
+    def __init__(self, widths: Sequence[int], channels: int, width: int = 0) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(
+            nn.Linear(c, to, bias=False) for c, to in zip(widths, self.PROJECTED, strict=True)
+        )
+        self.mix = nn.Sequential(nn.Conv2d(sum(self.PROJECTED), self.HIDDEN, 1), nn.BatchNorm2d(self.HIDDEN), nn.ReLU())
+        self.head = nn.Conv2d(self.HIDDEN, channels, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        planes = [project(x).permute(0, 3, 1, 2) for x, project in zip(maps, self.projections, strict=True)]
+        return self.head(self.mix(torch.cat([planes[0], *(_up(x, planes[0]) for x in planes[1:])], 1)))
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """build: from the maps' channels, the task's planes and a width. tap: where it reads the stages."""
+
+    build: Callable[[Sequence[int], int, int], nn.Module]
+    tap: Tap
+
+
+DECODERS: dict[str, DecoderSpec] = {
+    "pyramid": DecoderSpec(Pyramid, "stage"),
+    "hrnet": DecoderSpec(HRNet, "merged"),
+}

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
+from training.backbones import Backbone
 from training.errors import ConfigError
-from training.swin import stage_maps, stage_widths
 from training.teachers import Teacher
 
 __all__ = ["WEIGHTS", "Student", "Target", "calibrate", "hint_loss", "match_targets"]
@@ -60,21 +59,21 @@ def match_targets(teachers: Sequence[Teacher], sample: Tensor) -> list[Target]:
 class Student(nn.Module):
     """The backbone with one linear layer a target; stage 3's targets also see stage 4 (up-sampled twice)."""
 
-    def __init__(self, swin: SwinTransformer, targets: Sequence[Target], compiled: bool) -> None:
+    def __init__(self, backbone: Backbone, targets: Sequence[Target], compiled: bool) -> None:
         super().__init__()
-        self.swin = swin
+        self.backbone = backbone
         self.targets = targets
-        widths = list(stage_widths(swin))
+        widths = list(backbone.widths)
         widths[2] += widths[3]
         # Swin's stage outputs are a residual sum of any scale, hence the norm.
         self.readouts = nn.ModuleDict(
             {t.name: nn.Sequential(nn.LayerNorm(w := widths[t.stage]), nn.Linear(w, t.channels)) for t in targets}
         )
         # Compiled as a function, so that the parameters keep timm's names.
-        self._maps = torch.compile(stage_maps) if compiled else stage_maps
+        self._maps = torch.compile(backbone.maps) if compiled else backbone.maps
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self._maps(self.swin, images)  # pyright: ignore
+        maps = self._maps(images)
         up = maps[3].repeat_interleave(2, 1).repeat_interleave(2, 2)
         maps[2] = torch.cat([maps[2], up], -1)
         outputs = []

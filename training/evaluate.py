@@ -123,7 +123,7 @@ def figures(
     model.eval()
     # One photo at a time: the sizes of the labels differ, and a batch gains nothing on a CPU.
     photos = load(_Photos(data, size, indices, published), batch_size=None)
-    for sample in tqdm(photos, total=count, desc="evaluate", unit="photo"):
+    for sample in tqdm(photos, total=count, desc="evaluate", unit="photo", leave=False, disable=None):
         raw = model(sample["image"][None].to(model.mean.device), tasks)
         for task, metric in metrics.items():
             label = pixels(sample[task].numpy())

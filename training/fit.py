@@ -1,42 +1,61 @@
 """Train a multi-task model on labelled photos: all of its weights, or adapters and decoders on a frozen backbone."""
 
 import hashlib
-import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import as_stored, save_checkpoint, sha256
-from training.data.labels import IGNORE
+from training.build import build, parameter_groups, whole
+from training.checkpoint import save_checkpoint, sha256
+from training.data.labels import IGNORE, LABELS
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
-from training.data.transforms import Augmentation
-from training.errors import DivergedError
+from training.data.photoset import PhotoSet
+from training.data.transforms import AUGMENTATIONS, PublishedAugmentation
+from training.errors import ConfigError
 from training.evaluate import scaled
-from training.fit_config import LOSS_WEIGHTS, FitConfig, label_faults
-from training.log import curves
+from training.fit_config import WAYS_TO_SAY, FitConfig, label_faults, resolved
+from training.holdout import hold_out
+from training.loop import Plan, Work, train
 from training.losses import class_weights, task_loss
-from training.model import ModelConfig, PTSAModel
+from training.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
-from training.progress import Progress
-from training.resume import claim, say_how_far, write_state
-from training.schedule import warmup_cosine
-from training.start import take_over
-from training.stepping import Optimisation, make_fabric, remedy
+from training.parallel import Share, gather, one_voice, share_batch_norms, share_of
+from training.resume import announce, claim, say_how_far, write_state
+from training.rules import RULES, Rule
+from training.rules.base import Batch
+from training.stepping import Optimisation, make_fabric
 from training.tree import TaskTree
+from training.validation import Validation
 
 __all__ = ["FitConfig", "fit"]
 
-# In the output folder: the result, and what a killed run continues from.
+# In the output folder: the weights at the end, those of the best validation, and what a killed run continues from.
 RESULT = "model.safetensors"
+BEST = "best.safetensors"
 RESUME = "resume.ckpt"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run consists of. settings: all that its result depends on, as JSON."""
+
+    config: FitConfig
+    optimisation: Optimisation
+    rule: Rule
+    validation: Validation | None
+    settings: dict[str, Any]
 
 
 def fit(config: FitConfig) -> Path:
@@ -44,101 +63,156 @@ def fit(config: FitConfig) -> Path:
 
     A folder `out` that holds this run is continued at the step it was saved, a finished run is left as it is: every
     sample and every random number of a step depends on the seed and the step's number alone, so the result is that of
-    an unbroken run. Raises TrainingError for settings, photos, weights or a folder that cannot be used and for losses
-    or gradients that are not finite, OSError for files that cannot be read or written.
+    an unbroken run. Under `torchrun` it is that of one process but for what layers draw (`training.parallel`). With
+    `accumulate`, each pass has batch norms of its own and losses that are means over its own labelled pixels (those of
+    classes weighted by class, saliency's overlap a photo): their mean is that of one large batch only where all passes
+    have as many.
+    Raises TrainingError for settings, photos, weights or a folder that cannot be used and for losses or gradients that
+    are not finite, OSError for files that cannot be read or written.
     """
     fabric = make_fabric(config.precision)
+    with one_voice(fabric):
+        return _fit(config, fabric)
+
+
+def _fit(config: FitConfig, fabric: Fabric) -> Path:
     fabric.seed_everything(config.seed, verbose=False)
+    whole = _open(config)
+    parts = {name: hold_out(data, config.hold_out, config.seed) for name, data in whole.items()}
+    sets = {name: trained for name, (trained, _) in parts.items()}
+    held = {name: (data, _size(config, data)) for name, (_, data) in parts.items() if data is not None}
+    config = resolved(config, {name: len(data) for name, data in sets.items()})
+    run = _prepare(config, fabric, sets, held)
+    if state := claim(config.out, RESUME, RESULT, run.settings):
+        _restore(run, state)
+        say_how_far(config.out, run.optimisation.step, config.steps)
+    if run.optimisation.step < config.steps:
+        announce(run.settings)
+        work = Work(
+            batches=partial(_batches, config, sets, fabric),
+            losses=partial(_losses, run.optimisation, _class_weights(sets, run.optimisation.module, fabric.device)),
+            weights=run.settings["loss_weights"],
+            save=partial(_save, run),
+            validate=partial(_validate, run) if run.validation else None,
+        )
+        train(run.optimisation, run.rule, _plan(config), work)
+    result = config.out / RESULT
+    if fabric.is_global_zero:
+        # Made from the state, again where a kill came between the two.
+        _store(run, _answer(run), result)
+    return result
+
+
+def _plan(config: FitConfig) -> Plan:
+    return Plan("fit", config.out, config.steps, config.warmup, config.seed, config.save_every, config.validate_every)
+
+
+def _open(config: FitConfig) -> dict[str, PhotoSet]:
+    """The training photos of each data set, after a look at them."""
     sets = {name: open_set(name, root, "train") for name, root in config.data.items()}
     refuse(label_faults(TaskTree.parse(config.tree).tasks, {name: data.tasks for name, data in sets.items()}))
     for data in sets.values():
         check_labels(data)
+    return sets
+
+
+def _size(config: FitConfig, data: PhotoSet) -> tuple[int, int]:
+    """Height and width that the model sees a data set's photos at."""
+    return (config.side, config.side) if config.side else scaled(data.size, config.scale)
+
+
+def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held: dict[str, Any]) -> _Run:
+    """Everything that is needed before the first step. Raises ConfigError for what several processes cannot do."""
+    rule = RULES[config.rule]()
+    if fabric.world_size > 1 and rule.needs_task_grads:
+        raise ConfigError(f"--rule {config.rule} needs the gradients of each task, which one process has: no torchrun")
+    for name, batch in config.batches.items():
+        share_of(batch, name, fabric)
     model = build(config)
+    rule.bind(model, model.owners())
+    share_batch_norms(model, fabric)
     settings = _settings(config, model, sets, fabric)
-    run = Optimisation(fabric, model, torch.optim.AdamW(_groups(model, config), lr=config.rate), max_norm=5.0)
-    if state := claim(config.out, RESUME, RESULT, settings):
-        run.restore(state)
-        say_how_far(config.out, run.step, config.steps)
-    if run.step < config.steps:
-        weights = _class_weights(sets, model, fabric.device)
-        _run(config, run, _mix(config, sets), weights, settings)
-    # Made from the state, again where a kill came between the two.
-    result = config.out / RESULT
-    started = {"start": {"file": config.start.name, "sha256": settings["start"]} if config.start else None}
-    save_checkpoint(model, result, info=settings | started)
-    return result
+    if held:
+        settings["held_out"] = {name: _described(data) for name, (data, _) in held.items()}
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.rate)
+    optimisation = Optimisation(fabric, model, optimizer, max_norm=config.clip, ema=config.ema)
+    validation = Validation(held, config.out) if held else None
+    return _Run(config, optimisation, rule, validation, settings)
 
 
-def _mix(config: FitConfig, sets: dict[str, Any]) -> Mix:
+def _restore(run: _Run, state: dict[str, Any]) -> None:
+    run.optimisation.restore(state)
+    run.rule.load_state_dict(state["rule"])
+    if run.validation:
+        run.validation.history = state["validations"]
+
+
+def _save(run: _Run) -> None:
+    state = run.optimisation.state() | {"rule": run.rule.state_dict()}
+    if run.validation:
+        state["validations"] = run.validation.history
+    write_state(run.config.out / RESUME, state, run.settings)
+
+
+def _answer(run: _Run) -> PTSAModel:
+    """The model as it would be stored now, apart from the one that trains."""
+    model = deepcopy(run.optimisation.result)
+    run.rule.finalize(model)
+    return cast(PTSAModel, model.eval())
+
+
+def _validate(run: _Run, writer: SummaryWriter) -> None:
+    """Judge the model, and keep it if it is the best so far."""
+    assert run.validation is not None
+    model = _answer(run)
+    if run.validation(model, run.optimisation.step, writer):
+        _store(run, model, run.config.out / BEST)
+
+
+def _store(run: _Run, model: PTSAModel, path: Path) -> None:
+    start = run.config.start
+    info = {
+        **run.settings,
+        "start": {"file": start.name, "sha256": run.settings["start"]} if start else None,
+        "step": run.optimisation.step,
+        "weights": "averaged" if run.config.ema else "plain",
+        "validation": run.validation.summary() if run.validation else None,
+    }
+    save_checkpoint(model, path, info=info)
+
+
+def _batches(
+    config: FitConfig, sets: dict[str, PhotoSet], fabric: Fabric, first: int, last: int
+) -> Iterator[list[Batch]]:
+    """The batches of each step: `accumulate` of each data set."""
     sources = {}
+    augment = AUGMENTATIONS[config.augmentation]
+    published = isinstance(augment, PublishedAugmentation)
     for name, data in sets.items():
-        size = scaled(data.size, config.scale)
-        sources[name] = (Source(data, size=size, augment=Augmentation(), seed=config.seed), config.batches[name])
-    return Mix(sources, workers=config.workers)
+        source = Source(data, size=_size(config, data), augment=augment, seed=config.seed, published=published)
+        share = Share(source, config.batches[name], name, fabric)
+        sources[name] = (cast(Source, share), share.size)
+    passes = Mix(sources, workers=config.workers).steps(first * config.accumulate, last * config.accumulate)
+    for _ in range(first, last):
+        yield [
+            Batch(f"{name} photos {', '.join(batch['name'])}", batch, 1 / config.accumulate)
+            for batches in islice(passes, config.accumulate)
+            for name, batch in batches.items()
+        ]
 
 
-def _run(config: FitConfig, run: Optimisation, mix: Mix, weights: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """From `run.step` to the last step, saving on the way."""
-    with (
-        curves(config.out / "logs", first=run.step) as writer,
-        Progress("fit", config.steps, start=run.step) as progress,
-    ):
-        run.model.train()
-        for batches in mix.steps(run.step, config.steps):
-            step = run.step
-            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout and drop path
-            for group in run.optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, config.steps, peak=group["peak"], warmup=config.warmup)
-            losses = _step(run.fabric, run.model, batches, weights)
-            run.advance("; ".join(_photos(name, batch) for name, batch in batches.items()))
-            progress.update(run.step, **losses)
-            for task, value in losses.items():
-                writer.add_scalar(f"loss/{task}", value, step)
-            if run.step % config.save_every == 0 or run.step == config.steps:
-                write_state(config.out / RESUME, run.state(), settings)
+def _losses(run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+    """The loss of each task that the batch has labels for, over the batch of all processes."""
+    tasks = [task for task in batch if task in run.model.tasks]
+    device = run.fabric.device
+    raw = run.model(batch["image"].to(device), tasks)
+    return {
+        task: task_loss(run.model.tasks[task], gather(raw[task]), gather(batch[task].to(device)), weights.get(task))
+        for task in tasks
+    }
 
 
-def build(config: FitConfig) -> PTSAModel:
-    """The model to train, with its starting weights and what is trainable set."""
-    tree = TaskTree.parse(config.tree)
-    adapted = config.train == "adapters"
-    if not adapted:
-        tree = TaskTree.shared(tree.tasks)
-    ranks = tuple(config.ranks) if adapted else (0, 0, 0, 0)
-    model_config = ModelConfig(config.backbone, tree, ranks, config.width)
-    model = PTSAModel(model_config, drop_path=0.0 if adapted else config.drop_path)
-    if config.start is not None:
-        take_over(model, config.start)
-    if adapted:
-        model.freeze_backbone()
-        for parameter in model.backbone.swin.parameters():
-            # The shipped precision: nothing learnt on top is lost to rounding.
-            parameter.data = as_stored(parameter.data).float()
-    return model
-
-
-def _step(fabric: Fabric, model, batches: dict[str, dict], weights: dict[str, Tensor]) -> dict[str, float]:
-    """Add up the gradients of one batch of each data set; returns the loss of each task."""
-    values = {}
-    for name, batch in batches.items():
-        tasks = [task for task in batch if task in model.tasks]
-        raw = model(batch["image"].to(fabric.device), tasks)
-        losses = {
-            task: task_loss(model.tasks[task], raw[task], batch[task].to(fabric.device), weights.get(task))
-            for task in tasks
-        }
-        values |= {task: loss.item() for task, loss in losses.items()}
-        if bad := [f"{task} is {values[task]}" for task in tasks if not math.isfinite(values[task])]:
-            raise DivergedError(f"the loss of {', '.join(bad)} for {_photos(name, batch)}; {remedy()}")
-        fabric.backward(sum(LOSS_WEIGHTS[task] * loss for task, loss in losses.items()))  # pyright: ignore
-    return values
-
-
-def _photos(name: str, batch: dict) -> str:
-    return f"{name} photos {', '.join(batch['name'])}"
-
-
-def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device) -> dict[str, Tensor]:
+def _class_weights(sets: Mapping[str, PhotoSet], model: Any, device: torch.device) -> dict[str, Tensor]:
     """Weights of the classes, on `device`, for each task of classes.
 
     From the pixels of each class in the training photos: 64 of them, evenly spread.
@@ -155,39 +229,21 @@ def _class_weights(sets: dict[str, Any], model: PTSAModel, device: torch.device)
     return weights
 
 
-def _groups(model: PTSAModel, config: FitConfig) -> Sequence[dict]:
-    """Parameter groups: backbone and the rest, each with decay for matrices only."""
-    groups = []
-    backbone = {id(p) for p in model.backbone.swin.parameters()}
-    for where, peak in ((True, config.backbone_rate), (False, config.rate)):
-        for matrices in (True, False):
-            chosen = [
-                p
-                for name, p in model.named_parameters()
-                if p.requires_grad
-                and (id(p) in backbone and config.train == "all") == where
-                and (p.ndim >= 2 and "relative_position" not in name) == matrices
-            ]
-            if chosen:
-                groups.append(
-                    {"params": chosen, "peak": peak, "weight_decay": config.weight_decay if matrices else 0.0}
-                )
-    return groups
-
-
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
     """All that the weights depend on, as JSON: compared when a run goes on, and written into its checkpoint."""
-    unused = ("backbone_rate", "drop_path") if config.train == "adapters" else ()
-    settings = {name: value for name, value in asdict(config).items() if name not in (*MAY_CHANGE, *unused)}
+    unused = {"rank", "options"}
+    unused |= set() if whole(config) or model.method.trained else {"backbone_rate"}
+    unused |= {*MAY_CHANGE, "rate_batch", *WAYS_TO_SAY.values()} - {"side"}  # `resolved` has said them otherwise
+    settings = {name: value for name, value in asdict(config).items() if name not in unused}
     return settings | {
         "tree": str(model.config.tree),
-        "ranks": list(model.config.ranks),
-        "adapter_scale": model.config.scale,
-        "loss_weights": {task: LOSS_WEIGHTS[task] for task in model.tasks},
+        "options": dict(model.config.options),
+        "loss_weights": {t: LABELS[task.kind].weight for t, task in model.tasks.items()} | config.loss_weights,
         "batches": {name: config.batches[name] for name in sets},
         "start": sha256(config.start) if config.start else None,
         "data": {name: _described(data) for name, data in sets.items()},
         "device": fabric.device.type,
+        "processes": fabric.world_size,
     }
 
 

@@ -1,47 +1,66 @@
-"""The whole network: streamed backbone and one decoder a task."""
+"""The whole network: a backbone, what a method changes in it, and one decoder a task."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ptsa_serve.manifest import TaskRecord
 from ptsa_serve.tasks import TASKS, Task
-from training.adapters import SCALE, StreamLinear
-from training.decoders import Decoder
-from training.streams import StreamedSwin
-from training.swin import MEAN, STD, build_swin, set_size, stage_widths
+from training.backbones import MEAN, STD, build_backbone
+from training.decoders import DECODERS
+from training.errors import ConfigError
+from training.executor import Stacked
+from training.methods import build_method, method_options, method_tree
 from training.tree import TaskTree
 
 __all__ = ["ModelConfig", "PTSAModel"]
 
+STRIDE = 32  # of the coarsest maps
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What it takes to build a model again. ranks: of the adapters, a stage; 0 = none. scale: of what they add."""
+    """What it takes to build a model again.
+
+    tree: groups a stage, for methods that have any. options: of the method, see its file. decoder: a row of
+    `DECODERS`. width: of its inner maps, where it has a choice. tasks: what each task of the tree returns, in the
+    tree's order; left out: the rows of `TASKS`. Raises ConfigError for options that do not fit, and for a task without
+    a record.
+    """
 
     backbone: str
     tree: TaskTree
-    ranks: tuple[int, ...] = (0, 0, 0, 0)
+    method: str = "ptsa"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    decoder: str = "pyramid"
     width: int = 96
-    scale: float = SCALE
+    tasks: tuple[Task, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", method_options(self.method, dict(self.options)))
+        object.__setattr__(self, "tree", method_tree(self.method, self.tree))
+        object.__setattr__(self, "tasks", _records(self.tree, self.tasks))
 
     def to_json(self) -> dict:
-        return {**asdict(self), "tree": self.tree.to_json(), "ranks": list(self.ranks)}
+        tasks = [TaskRecord.of(task).model_dump(mode="json") for task in self.tasks]
+        return {**asdict(self), "tree": self.tree.to_json(), "tasks": tasks}
 
     @classmethod
     def from_json(cls, data: dict) -> "ModelConfig":
         """Inverse of `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
-        # The first checkpoints do not name the scale: there was one.
-        scale = data.get("scale", 4.0)
-        return cls(data["backbone"], TaskTree.from_json(data["tree"]), tuple(data["ranks"]), data["width"], scale)
+        # The first checkpoints do not say what their tasks are: there was one table of them.
+        tasks = tuple(TaskRecord.model_validate(task).task() for task in data.get("tasks", ()))
+        return cls(**{**data, "tree": TaskTree.from_json(data["tree"]), "tasks": tasks})
 
 
 class PTSAModel(nn.Module):
     """Images in, raw planes of every task out.
 
     `forward(images, tasks)`: images (N, 3, H, W), uint8 or float, RGB 0...255, H and W multiples of 32. Returns task
-    -> (N, channels, H/4, W/4); `training.heads.finish` turns them into maps. `tasks` defaults to all.
+    -> (N, channels, h, w); `training.heads.finish` turns them into maps. `tasks` defaults to all.
     """
 
     mean: Tensor
@@ -50,28 +69,51 @@ class PTSAModel(nn.Module):
     def __init__(self, config: ModelConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        swin = build_swin(config.backbone, drop_path=drop_path)
-        self.tasks: dict[str, Task] = {name: TASKS[name] for name in config.tree.tasks}
-        widths = stage_widths(swin)
-        self.backbone = StreamedSwin(swin, config.tree, config.ranks, scale=config.scale)
+        self.tasks: dict[str, Task] = {task.name: task for task in config.tasks}
+        decoder = DECODERS[config.decoder]
+        self.backbone = build_backbone(config.backbone, drop_path=drop_path)
+        self.method = build_method(config.method, self.backbone, config.tree, dict(config.options), decoder.tap)
+        widths = self.backbone.tap_widths(decoder.tap)
         self.decoders = nn.ModuleDict(
-            {name: Decoder(widths, task.channels, width=config.width) for name, task in self.tasks.items()}
+            {name: decoder.build(widths, task.channels, config.width) for name, task in self.tasks.items()}
         )
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Raises ValueError for sides that are no multiples of 32."""
         wanted = list(self.tasks) if tasks is None else [task for task in self.tasks if task in tasks]
-        height, width = images.shape[-2:]
-        set_size(self.backbone.swin, (height, width))
-        taps = self.backbone((images.float() - self.mean) / self.std, wanted)
-        return {task: self.decoders[task](taps[task]) for task in wanted}
+        check_size((images.shape[-2], images.shape[-1]))
+        flow = Stacked(self.method, wanted, training=self.training)
+        self.backbone.walk(self.normalised(images), flow)
+        return {task: self.decoders[task](flow.taps[task]) for task in wanted}
 
-    def freeze_backbone(self) -> None:
-        """Leave only adapters and decoders trainable."""
-        for parameter in self.backbone.parameters():
-            parameter.requires_grad_(False)
-        for module in self.backbone.modules():
-            if isinstance(module, StreamLinear):
-                module.down.requires_grad_(True)
-                module.up.requires_grad_(True)
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images of 0...255 as the backbone wants them."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def freeze(self) -> None:
+        """Leave trainable what the method trains, and the decoders."""
+        self.method.freeze()
+
+    def owners(self) -> dict[str, frozenset[str]]:
+        """The tasks whose losses reach each trainable parameter, by its name."""
+        everyone = frozenset(self.tasks)
+        owners = {f"method.{name}": tasks for name, tasks in self.method.owners().items()}
+        owners |= {f"backbone.trunk.{name}": everyone for name in self.method.trained}
+        own = {name for name, _ in self.named_parameters() if name.startswith("decoders.")}
+        return owners | {name: frozenset({name.split(".")[1]}) for name in own}
+
+
+def _records(tree: TaskTree, given: Sequence[Task]) -> tuple[Task, ...]:
+    """One record for each task of the tree, in its order."""
+    known = {task.name: task for task in given} or TASKS
+    if unknown := [name for name in tree.tasks if name not in known]:
+        raise ConfigError(f"the tree names {', '.join(unknown)}, the tasks are {', '.join(known)}; name those alone")
+    return tuple(known[name] for name in tree.tasks)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raise ValueError for (H, W) whose sides are no multiples of 32."""
+    if size[0] % STRIDE or size[1] % STRIDE:
+        raise ValueError(f"input size {size[0]} x {size[1]}: both sides must be multiples of {STRIDE}")

@@ -15,6 +15,17 @@ MAY_CHANGE = ("out", "workers", "save_every")
 RANGES: dict[str, tuple[float, float]] = {
     "width": (1, 4096),
     "steps": (1, 10**9),
+    "epochs": (0, 10**6),
+    "warmup_epochs": (0, 10**6),
+    "validate_every": (0, 10**9),
+    "validate_epochs": (0, 10**6),
+    "accumulate": (1, 10**4),
+    "ema": (0, 0.999999),
+    "hold_out": (0, 0.5),
+    "clip": (1e-6, 10**6),
+    "batch_each": (0, 10**6),
+    "side": (0, 4096),
+    "rate_batch": (0, 10**6),
     "batch": (1, 10**6),
     "size": (32, 4096),
     "rate": (1e-9, 10),
@@ -35,7 +46,7 @@ def number_faults(options: Mapping[str, Any]) -> list[str]:
     return [
         f"--{name} is {value}; it must be from {RANGES[name][0]} to {RANGES[name][1]}"
         for name, value in options.items()
-        if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]
+        if name in RANGES and value is not None and not RANGES[name][0] <= value <= RANGES[name][1]
     ]
 
 

@@ -1,12 +1,13 @@
 """Distil small pre-trained teachers into a Swin, on photos without labels: the loop around `training.distillation`."""
 
 import hashlib
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -14,18 +15,19 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Subset
 
+from training.backbones import MEAN, STD, build_backbone, known_backbones
+from training.backbones.loading import load_backbone
 from training.checkpoint import sha256, write_whole
 from training.data.loading import load
 from training.data.photos import PhotoFolder, PhotoStream
 from training.distillation import WEIGHTS, Student, Target, calibrate, hint_loss, match_targets
-from training.errors import DivergedError
-from training.log import curves
+from training.loop import Plan, Work, train
 from training.options import MAY_CHANGE, number_faults, refuse
-from training.progress import Progress
-from training.resume import claim, say_how_far, write_state
-from training.schedule import warmup_cosine
-from training.stepping import Optimisation, Precision, make_fabric, remedy
-from training.swin import MEAN, STD, SWINS, build_swin, load_swin
+from training.parallel import Share, one_voice, share_of
+from training.resume import announce, claim, say_how_far, write_state
+from training.rules.base import Batch
+from training.rules.weighted_sum import WeightedSum
+from training.stepping import Optimisation, Precision, make_fabric
 from training.teachers import Teacher
 
 __all__ = ["PretrainConfig", "pretrain"]
@@ -44,14 +46,16 @@ class PretrainConfig:
         teachers: stems of teachers: STEM.json and STEM.safetensors.
         out: folder for backbone.safetensors, the checkpoint and TensorBoard logs. A folder that holds a run is
             continued; out, workers and save_every may then differ, nothing else.
-        backbone: one of swin_nano, swin_tiny, swin_small, swin_base.
+        backbone: one of swin_nano, swin_tiny, swin_small, swin_base, swin_large.
         start: weights to start from (safetensors, timm's names); random when left out.
         steps: optimiser steps in all.
-        batch: photos a step.
+        batch: photos that pass together.
+        accumulate: so many passes of `batch` make a step.
         size: side of the square crops, a multiple of 32; 224 fills every window.
         rate: peak learning rate.
         warmup: steps of linear warm-up before the cosine.
         weight_decay: of AdamW.
+        ema: store the average of the weights over the steps, which keeps this part of itself a step; 0 = the last ones.
         seed: decides photos, crops and initial weights.
         workers: processes that decode photos.
         precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
@@ -66,10 +70,12 @@ class PretrainConfig:
     start: Path | None = None
     steps: int = 2000
     batch: int = 32
+    accumulate: int = 1
     size: int = 224
     rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
+    ema: float = 0.0
     seed: int = 0
     workers: int = 1
     precision: Precision = "bf16-mixed"
@@ -81,8 +87,8 @@ class PretrainConfig:
         faults += [f"--{name} names none; name at least one" for name in ("photos", "teachers") if not vars(self)[name]]
         if self.size % 32:
             faults.append(f"--size is {self.size}; it must be a multiple of 32")
-        if self.backbone not in SWINS:
-            faults.append(f"--backbone {self.backbone!r} is unknown; known are {', '.join(SWINS)}")
+        if self.backbone not in known_backbones():
+            faults.append(f"--backbone {self.backbone!r} is unknown; known are {', '.join(known_backbones())}")
         refuse(faults)
 
 
@@ -119,78 +125,89 @@ def pretrain(config: PretrainConfig) -> Path:
     that are not finite, OSError for files that cannot be read or written.
     """
     fabric = make_fabric(config.precision)
+    with one_voice(fabric):
+        return _pretrain(config, fabric)
+
+
+def _pretrain(config: PretrainConfig, fabric: Fabric) -> Path:
+    share_of(config.batch, "--photos", fabric)
     fabric.seed_everything(config.seed, verbose=False)
     folders = [PhotoFolder.parse(text) for text in config.photos]
-    photos = PhotoStream(folders, size=config.size, length=config.steps * config.batch, seed=config.seed)
+    photos = PhotoStream(
+        folders, size=config.size, length=config.steps * config.accumulate * config.batch, seed=config.seed
+    )
     teach = _Teaching(config, fabric.device)
-    swin = build_swin(config.backbone, size=(config.size, config.size))
-    if config.start is not None:
-        load_swin(swin, config.start)
     settings = _settings(config, folders, teach, fabric)
-    student = Student(swin, teach.targets, config.compile)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    run = Optimisation(fabric, student, optimizer, max_norm=1.0)
+    run = _student(config, teach, fabric)
     result = config.out / RESULT
     if state := claim(config.out, RESUME, RESULT, settings):
         run.restore(state)
         teach.scale(state["scales"])
         say_how_far(config.out, run.step, config.steps)
     else:
-        few = zip(_batches(config, photos, 0, fabric), range(8), strict=False)
-        calibrate(teach.targets, [teach(images) for images, _ in few])
+        # In every process from the same photos.
+        few = _images(config, photos, config.batch, range(min(8, config.steps)), fabric)
+        calibrate(teach.targets, [teach(images) for images in few])
+
+    def save() -> None:
+        write_state(config.out / RESUME, {**run.state(), "scales": teach.scales()}, settings)
+        _save_backbone(run, result)
+
     if run.step < config.steps:
-        _run(config, run, photos, teach, settings)
-    # Made from the state, again where a kill came between the two.
-    _save_backbone(run, result)
+        announce(settings)
+        work = Work(
+            batches=partial(_batches, config, photos, fabric),
+            losses=partial(_losses, run, teach),
+            weights={target.name: WEIGHTS[target.kind] for target in teach.targets},
+            save=save,
+        )
+        plan = Plan("pretrain", config.out, config.steps, config.warmup, config.seed, config.save_every)
+        train(run, WeightedSum(), plan, work)
+    if fabric.is_global_zero:
+        # Made from the state, again where a kill came between the two.
+        _save_backbone(run, result)
     return result
 
 
-def _run(
-    config: PretrainConfig, run: Optimisation, photos: PhotoStream, teach: _Teaching, settings: dict[str, Any]
-) -> None:
-    """From `run.step` to the last step, saving on the way."""
-    with (
-        curves(config.out / "logs", first=run.step) as writer,
-        Progress("pretrain", config.steps, start=run.step) as progress,
-    ):
-        run.model.train()
-        for images in _batches(config, photos, run.step, run.fabric):
-            step = run.step
-            for group in run.optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, config.steps, peak=config.rate, warmup=config.warmup)
-            losses = _backward(run, images, teach)
-            run.advance(f"step {step}")
-            progress.update(run.step, **losses)
-            for name, value in losses.items():
-                writer.add_scalar(name, value, step)
-            if run.step % config.save_every == 0 or run.step == config.steps:
-                write_state(config.out / RESUME, {**run.state(), "scales": teach.scales()}, settings)
-                _save_backbone(run, config.out / RESULT)
+def _student(config: PretrainConfig, teach: _Teaching, fabric: Fabric) -> Optimisation:
+    backbone = build_backbone(config.backbone)
+    if config.start is not None:
+        load_backbone(backbone, config.start)
+    student = Student(backbone, teach.targets, config.compile)
+    group = {"params": list(student.parameters()), "peak": config.rate}
+    optimizer = torch.optim.AdamW([group], lr=config.rate, weight_decay=config.weight_decay)
+    return Optimisation(fabric, student, optimizer, max_norm=1.0, ema=config.ema)
 
 
-def _backward(run: Optimisation, images: Tensor, teach: _Teaching) -> dict[str, float]:
-    """Gradients of the weighted sum, returned as `loss`, beside each target's own. Raises DivergedError."""
+def _losses(run: Optimisation, teach: _Teaching, images: Tensor) -> dict[str, Tensor]:
+    """The loss of each target, for images float32 (N, 3, H, W), 0...255."""
     mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
     predicted = run.model((images - mean) / std)
-    losses = {t.name: hint_loss(t, p, y) for t, p, y in zip(teach.targets, predicted, teach(images), strict=True)}
-    loss = torch.stack([WEIGHTS[target.kind] * losses[target.name] for target in teach.targets]).sum()
-    if not math.isfinite(loss.item()):
-        raise DivergedError(f"the loss is {loss.item()} at step {run.step}; {remedy()}")
-    run.fabric.backward(loss)
-    return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
+    return {t.name: hint_loss(t, p, y) for t, p, y in zip(teach.targets, predicted, teach(images), strict=True)}
 
 
-def _batches(config: PretrainConfig, photos: PhotoStream, first: int, fabric: Fabric) -> Iterator[Tensor]:
-    """Batches float32 (N, 3, H, W), 0...255, from step `first` to the last."""
-    rest = Subset(photos, range(first * config.batch, len(photos)))
+def _images(config: PretrainConfig, source: Any, batch: int, passes: range, fabric: Fabric) -> Iterator[Tensor]:
+    """`batch` images of `source` for each of `passes`, float32 (N, 3, H, W), 0...255."""
+    some = Subset(source, range(passes.start * batch, passes.stop * batch))
     ahead = 4 if config.workers else None
-    for images in load(rest, batch_size=config.batch, num_workers=config.workers, prefetch_factor=ahead):
+    for images in load(some, batch_size=batch, num_workers=config.workers, prefetch_factor=ahead):
         yield images.to(fabric.device, non_blocking=True).to(torch.float32)
 
 
+def _batches(
+    config: PretrainConfig, photos: PhotoStream, fabric: Fabric, first: int, last: int
+) -> Iterator[list[Batch]]:
+    """The batches of each step: `accumulate` of them."""
+    share, k = Share(photos, config.batch, "--photos", fabric), config.accumulate
+    images = _images(config, share, share.size, range(first * k, last * k), fabric)
+    for step in range(first, last):
+        yield [Batch(f"the photos of step {step}", some, 1 / k) for some in islice(images, k)]
+
+
 def _save_backbone(run: Optimisation, path: Path) -> None:
-    weights = {k: v.detach().float().cpu().contiguous() for k, v in run.model.module.swin.state_dict().items()}
+    trained = cast(Student, run.result).backbone.trunk.state_dict()
+    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in trained.items()}
     # No date: written again, it is the same file, and a run that started from it still knows it.
     write_whole(path, save(weights, metadata={"step": str(run.step)}))
 
@@ -207,6 +224,7 @@ def _settings(config: PretrainConfig, folders: list[PhotoFolder], teach: _Teachi
         },
         "targets": {target.name: WEIGHTS[target.kind] for target in teach.targets},
         "device": fabric.device.type,
+        "processes": fabric.world_size,
     }
 
 

@@ -10,16 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from training.checkpoint import write_whole
 from training.errors import ConfigError, ResumeError
 
-__all__ = ["claim", "note", "read_state", "say_how_far", "write_state"]
+__all__ = ["announce", "claim", "note", "read_state", "say_how_far", "write_state"]
 
 
 def note(line: str) -> None:
     """Tell whoever watches the run."""
     sys.stderr.write(f"{line}\n")
+
+
+def announce(settings: Mapping[str, Any]) -> None:
+    """Tell whoever watches what is about to be run: every setting as it is applied, as YAML."""
+    note(yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=120).rstrip())
 
 
 def say_how_far(out: Path, step: int, steps: int) -> None:

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from export.graphs import Graph, build_graph
+from training.backbones.swin import SWINS
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.model import ModelConfig, PTSAModel
-from training.swin import SWINS
 from training.tree import TaskTree
 
 BRANCHED = TaskTree.parse(
@@ -25,6 +25,7 @@ SMALL = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "
     "segmentation,depth,normals,saliency / segmentation,saliency | depth,normals"
 )
+FROZEN = dict.fromkeys(("merge", "norms", "tables", "patch"), "frozen")
 SIZES = ((64, 96), (96, 64))
 
 
@@ -36,15 +37,16 @@ def tiny_swin() -> Iterator[None]:
     del SWINS["swin_export_test"]
 
 
-def _random_model(tree: TaskTree, ranks: tuple[int, ...] = (2, 2, 3, 3)) -> PTSAModel:
+def _random_model(tree: TaskTree, ranks: tuple[int, ...] = (2, 2, 3, 3), method: str = "ptsa") -> PTSAModel:
     """All parameters and running statistics random: with zeros, a missing bias or a crossed branch goes unseen."""
     torch.manual_seed(0)
-    model = PTSAModel(ModelConfig("swin_export_test", tree, ranks, width=8))
+    options = {"rank": list(ranks), **FROZEN} if method == "ptsa" else {}
+    model = PTSAModel(ModelConfig("swin_export_test", tree, method, options, width=8))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-            elif name.endswith((".up", "relative_position_bias_table")):
+            elif ".up." in name or name.endswith("relative_position_bias_table"):
                 parameter.normal_(std=0.05)
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):

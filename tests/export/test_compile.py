@@ -107,7 +107,7 @@ def change_an_operator(graph: ir.Graph) -> None:
 
 
 def cross_two_weights(graph: ir.Graph) -> None:
-    one, other = (graph.initializers[f"stages.3.branches.{branch}.0.mlp.fc1.weight.T"] for branch in range(2))
+    one, other = (graph.initializers[f"slots.layers/3/blocks/0/mlp/fc1.{branch}.weight.T"] for branch in range(2))
     for node in graph:
         for index, value in enumerate(node.inputs):
             if value is one or value is other:
@@ -157,7 +157,8 @@ def test_checkpoint_keeps_the_weights_that_the_artifact_folds(config: CompileCon
     """The chain by hand for one layer: checkpoint file -> artifact file -> what the engine gets."""
     artifact = compile_artifact(config)
     state = load_checkpoint(checkpoint).state_dict()
-    name = "backbone.swin.layers.3.blocks.0.attn.qkv"
-    expected = state[f"{name}.frozen.weight"] + 4.0 * state[f"{name}.up"][1] @ state[f"{name}.down"][1]
-    found = artifact.initializers()["stages.3.branches.1.0.attn.qkv.weight.T"]
+    slot = "layers/3/blocks/0/attn/qkv"
+    up, down = (state[f"method.changes.{slot}.{factor}.1"] for factor in ("up", "down"))
+    expected = state["backbone.trunk.layers.3.blocks.0.attn.qkv.weight"] + 4.0 * up @ down
+    found = artifact.initializers()[f"slots.{slot}.1.weight.T"]
     np.testing.assert_allclose(found, expected.numpy().T, atol=1e-6)

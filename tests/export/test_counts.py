@@ -19,13 +19,13 @@ def test_frozen_trainable_and_deployed_add_up(random_model: Callable[..., PTSAMo
 
 
 def test_trainable_is_what_freezing_leaves(model: PTSAModel) -> None:
-    model.freeze_backbone()
+    model.freeze()
     assert counts.trainable(model) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def test_all_of_a_model_without_adapters_was_trained(random_model: Callable[..., PTSAModel], tmp_path: Path) -> None:
-    """It is what `fit --train all` made: the manifest must not say that its backbone was left alone."""
-    model = random_model(TaskTree.shared(("depth",)), (0, 0, 0, 0))
+    """It is what `fit --method multi_task` makes: the manifest must not say that its backbone was left alone."""
+    model = random_model(TaskTree.shared(("depth",)), method="multi_task")
     save_checkpoint(model, tmp_path / "model.safetensors", info={})
     manifest = describe(tmp_path / "model.safetensors", model, [(64, 96)], name="tuned", version="1")
     assert manifest.counts.frozen == 0

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from export.fold import fold
-from training.adapters import StreamLinear
 from training.heads import finish
+from training.methods.base import Change
 from training.model import PTSAModel
+from training.planned import Effective
+from training.slots import Slot
 from training.tree import TaskTree
 
 SIZE = (64, 96)
@@ -36,16 +38,17 @@ def test_folded_network_equals_the_trained_one(model: PTSAModel, images: Images,
 
 
 def test_folded_weights_are_the_frozen_plus_the_scaled_product(model: PTSAModel) -> None:
-    adapter = model.backbone.swin.get_submodule("layers.3.blocks.0.mlp.fc1")
-    assert isinstance(adapter, StreamLinear)
+    state = model.state_dict()
+    slot = "layers/3/blocks/0/mlp/fc1"
     weights = dict(fold(model, SIZE).network.named_parameters())
     for group in range(4):
-        expected = adapter.frozen.weight + 4.0 * adapter.up[group] @ adapter.down[group]
-        torch.testing.assert_close(weights[f"stages.3.branches.{group}.0.mlp.fc1.weight"], expected)
+        up, down = (state[f"method.changes.{slot}.{factor}.{group}"] for factor in ("up", "down"))
+        expected = state["backbone.trunk.layers.3.blocks.0.mlp.fc1.weight"] + 4.0 * up @ down
+        torch.testing.assert_close(weights[f"slots.{slot}.{group}.weight"], expected)
 
 
 def test_nothing_of_the_adapters_or_batch_norms_is_left(model: PTSAModel) -> None:
-    left = [m for m in fold(model, SIZE).network.modules() if isinstance(m, StreamLinear | nn.BatchNorm2d)]
+    left = [m for m in fold(model, SIZE).network.modules() if isinstance(m, Change | nn.BatchNorm2d)]
     assert left == []
 
 
@@ -75,42 +78,55 @@ def test_a_groups_factors_change_its_own_tasks_alone(
 ) -> None:
     batch = torch.from_numpy(images(1, SIZE))
     before = fold(model, SIZE).network(batch)
-    adapter = model.backbone.swin.get_submodule(f"layers.{stage}.blocks.0.attn.proj")
-    assert isinstance(adapter, StreamLinear)
-    adapter.up[group] += 0.5
+    model.get_parameter(f"method.changes.layers/{stage}/blocks/0/attn/proj.up.{group}").add_(3.0)
     after = fold(model, SIZE).network(batch)
     assert {name for name in before if not torch.equal(before[name], after[name])} == changed
 
 
 @torch.no_grad()
-def test_each_branch_runs_its_blocks_once(model: PTSAModel, images: Images) -> None:
-    network = fold(model, SIZE).network
+def test_each_branch_runs_its_slots_once(model: PTSAModel, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for name, module in network.named_modules():
-        if name.endswith((".attn", ".downsample")):
-            module.register_forward_hook(lambda *_, name=name: calls.append(name))
-    network(torch.from_numpy(images(1, SIZE)))
-    attentions = [name.split(".")[1] for name in calls if name.endswith(".attn")]
-    # Depths 2-1-1-1 in 1-1-2-4 branches; the merging after the split of stage 3 is shared by both children.
-    assert [attentions.count(stage) for stage in "0123"] == [2, 1, 2, 4]
-    assert [calls.count(f"stages.{stage}.downsample") for stage in range(4)] == [1, 1, 1, 2]
+    original = Effective.__call__
+
+    def counted(self: Effective, slot: Slot, *arguments) -> torch.Tensor:
+        calls.append(slot.name)
+        return original(self, slot, *arguments)
+
+    monkeypatch.setattr(Effective, "__call__", counted)
+    fold(model, SIZE).network(torch.from_numpy(images(1, SIZE)))
+    # Depths 2-1-1-1 in 1-1-2-4 branches; a merging belongs to the branches of the stage that it ends.
+    assert [sum(name.startswith(f"layers.{s}.") and name.endswith("qkv") for name in calls) for s in range(4)] == [
+        2,
+        1,
+        2,
+        4,
+    ]
+    assert [calls.count(f"layers.{stage}.downsample.reduction") for stage in (1, 2, 3)] == [1, 1, 2]
 
 
 def test_what_branches_have_in_common_is_one_tensor(model: PTSAModel) -> None:
-    branches = fold(model, SIZE).network.get_submodule("stages.3.branches")
-    for name in ("0.norm1.weight", "0.attn.position_bias", "0.mlp.fc1.bias"):
-        assert len({id(branch.get_parameter(name)) for branch in branches.children()}) == 1
+    slots = fold(model, SIZE).network.slots
+    assert len(slots["layers/3/blocks/0/norm1"]) == len(slots["layers/3/blocks/0/attn"]) == 1
+    copies = slots["layers/3/blocks/0/mlp/fc1"]
+    assert len(copies) == 4
+    assert len({id(copy["bias"]) for copy in copies}) == 1
+
+
+def nodes(model: PTSAModel) -> list[int]:
+    """Of the last slot of each stage's blocks."""
+    plan = fold(model, SIZE).network.plan
+    return [len(plan[f"layers.{stage}.blocks.0.mlp.fc2"]) for stage in range(4)]
 
 
 def test_groups_without_adapters_are_not_copied(random_model: Callable[..., PTSAModel], model: PTSAModel) -> None:
     bare = random_model(model.config.tree, ranks=(2, 2, 0, 3))
-    assert [len(stage) for stage in fold(bare, SIZE).network.plan] == [1, 1, 1, 4]
+    assert nodes(bare) == [1, 1, 1, 4]
     untrained = random_model(model.config.tree)
     with torch.no_grad():
         for name, parameter in untrained.named_parameters():
-            if name.endswith(".up"):
+            if ".up." in name:
                 parameter.zero_()
-    assert [len(stage) for stage in fold(untrained, SIZE).network.plan] == [1, 1, 1, 1]
+    assert nodes(untrained) == [1, 1, 1, 1]
 
 
 @torch.no_grad()

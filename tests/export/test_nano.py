@@ -17,13 +17,15 @@ TREE = TaskTree.parse(
     "segmentation,saliency | depth,normals / segmentation | saliency | depth | normals"
 )
 
+FROZEN = dict.fromkeys(("merge", "norms", "tables", "patch"), "frozen")
+
 
 def nano(tree: TaskTree) -> PTSAModel:
     """Matrices as a checkpoint holds them: rounded to fp16."""
     torch.manual_seed(0)
-    model = PTSAModel(ModelConfig("swin_nano", tree, (16, 16, 16, 16)))
+    model = PTSAModel(ModelConfig("swin_nano", tree, options=FROZEN))
     for name, parameter in model.named_parameters():
-        if name.endswith(".up"):
+        if ".up." in name:
             torch.nn.init.normal_(parameter, std=0.01)
         if parameter.ndim >= 2:
             parameter.data = parameter.data.half().float()

@@ -9,9 +9,9 @@ import scipy.io
 import torch
 from PIL import Image
 
+from training.backbones.swin import SWINS
 from training.fit import FitConfig
 from training.model import ModelConfig, PTSAModel
-from training.swin import SWINS
 from training.tree import TaskTree
 
 TREE = TaskTree.parse(
@@ -29,7 +29,7 @@ def small_swin(monkeypatch: pytest.MonkeyPatch) -> None:
 def _randomise(model: PTSAModel) -> PTSAModel:
     """Give the adapters and batch norms values that matter: at the start, `up` is 0."""
     for name, parameter in model.named_parameters():
-        if name.endswith(".up"):
+        if ".up." in name:
             torch.nn.init.normal_(parameter, std=0.05)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
@@ -49,7 +49,7 @@ def randomise() -> Callable[[PTSAModel], PTSAModel]:
 
 @pytest.fixture
 def model() -> PTSAModel:
-    return _randomise(PTSAModel(ModelConfig("swin_test", TREE, (2, 2, 3, 3), width=8)))
+    return _randomise(PTSAModel(ModelConfig("swin_test", TREE, options={"rank": [2, 2, 3, 3]}, width=8)))
 
 
 @pytest.fixture(scope="session")
@@ -214,9 +214,8 @@ def fit_config(data: dict[str, Path], tmp_path: Path) -> FitConfig:
     return FitConfig(
         data=data,
         out=tmp_path / "run",
-        train="all",
+        method="multi_task",
         backbone="swin_test",
-        ranks=[2, 2, 2, 2],
         width=8,
         batches={"nyu": 2, "ccp": 2},
         steps=6,

@@ -1,21 +1,30 @@
 """The file between training and export: nothing in it is lost, and what cannot be read says why."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from training.adapters import StreamLinear
+from ptsa_serve.tasks import TASKS, Task
+from training.backbones.swin import SWINS
+from training.changes import LowRank
 from training.checkpoint import load_checkpoint, read_info, save_checkpoint
-from training.errors import CheckpointError
+from training.checkpoint_v1 import upgraded_config
+from training.errors import CheckpointError, ConfigError
 from training.model import ModelConfig, PTSAModel
+from training.tree import TaskTree
 
-MATRIX = "backbone.swin.layers.1.downsample.reduction.weight"
+MATRIX = "backbone.trunk.layers.1.downsample.reduction.weight"
+
+FILES = Path(__file__).with_name("files")
 
 
 @pytest.fixture
@@ -24,10 +33,14 @@ def path(model: PTSAModel, tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["ptsa"])
+
+
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the metadata of a checkpoint."""
-    with safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["ptsa"])
+    metadata = read_metadata(path)
     change(metadata)
     save_file(load_file(path), path, metadata={"ptsa": json.dumps(metadata)})
 
@@ -62,23 +75,56 @@ def test_weights_that_are_not_finite_are_never_written_nor_read(
 
 
 def test_another_version_is_refused(path: Path) -> None:
-    _rewrite(path, lambda data: data.update(version=2))
+    _rewrite(path, lambda data: data.update(version=3))
     for read in (load_checkpoint, read_info):
-        with pytest.raises(CheckpointError, match="of version 2, this program reads version 1; install the ptsa-serve"):
+        with pytest.raises(CheckpointError, match="of version 3, this program reads 1 and 2; install the ptsa-serve"):
             read(path)
 
 
-def test_checkpoints_of_before_the_scale_was_stored_are_read(path: Path) -> None:
+@torch.no_grad()
+def test_a_checkpoint_of_version_1_is_the_model_that_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Files that the code of version 1 wrote: the model, and what it answered to an image."""
+    monkeypatch.setitem(SWINS, "swin_v1", {"embed_dim": 4, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)})
+    model = load_checkpoint(FILES / "version1.safetensors")
+    assert (model.config.method, model.config.options["rank"]) == ("ptsa", [2, 2, 1, 1])
+    arrays = np.load(FILES / "version1.npz")
+    for task, raw in model(torch.from_numpy(arrays["image"])).items():
+        np.testing.assert_allclose(raw.numpy(), arrays[task], atol=1e-5)
+    # Of before the scale was stored, and of a model tuned as a whole.
+    path = tmp_path / "older.safetensors"
+    shutil.copy(FILES / "version1.safetensors", path)
     _rewrite(path, lambda data: data["model"].pop("scale"))
-    assert load_checkpoint(path).config.scale == 4.0
+    assert load_checkpoint(path).config.options["scale"] == 4.0
+    tuned = {**read_metadata(path)["model"], "ranks": [0, 0, 0, 0]}
+    assert ModelConfig.from_json(upgraded_config(tuned)).method == "multi_task"
 
 
 def test_the_adapters_scale_comes_back(model: PTSAModel, tmp_path: Path) -> None:
     config = model.config
-    other = PTSAModel(ModelConfig(config.backbone, config.tree, config.ranks, config.width, scale=2.0))
+    other = PTSAModel(replace(config, options={**config.options, "scale": 2.0}))
     save_checkpoint(other, tmp_path / "model.safetensors", info={})
-    found = {m.scale for m in load_checkpoint(tmp_path / "model.safetensors").modules() if isinstance(m, StreamLinear)}
-    assert found == {2.0}
+    found = load_checkpoint(tmp_path / "model.safetensors").modules()
+    assert {module.scale for module in found if isinstance(module, LowRank)} == {2.0}
+
+
+def test_tasks_come_back_as_they_were_given(tmp_path: Path, tree: TaskTree) -> None:
+    """Two data sets may mean different things by one name; files that do not say have the package's own."""
+    two = Task("segmentation", "classes", 2, classes=("wall", "rest"), colors=((0, 0, 0), (255, 255, 255)))
+    tasks = (TASKS["saliency"], two, TASKS["normals"], TASKS["depth"])
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(PTSAModel(ModelConfig("swin_test", tree, width=8, tasks=tasks)), path, info={})
+    model = load_checkpoint(path)
+    assert list(model.tasks) == list(tree.tasks)
+    assert model.tasks == {task.name: task for task in tasks}
+    assert model(torch.zeros(1, 3, 32, 32))["segmentation"].shape[1] == 2
+    save_checkpoint(PTSAModel(ModelConfig("swin_test", tree, width=8)), path, info={})
+    _rewrite(path, lambda data: data["model"].pop("tasks"))
+    assert load_checkpoint(path).tasks == {name: TASKS[name] for name in tree.tasks}
+
+
+def test_a_task_without_a_record_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the tree names parts, the tasks are depth; name those alone"):
+        ModelConfig("swin_test", TaskTree.shared(("depth", "parts")), tasks=(TASKS["depth"],))
 
 
 @pytest.mark.parametrize(

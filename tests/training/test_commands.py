@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import training.__main__
-from training.__main__ import main
+from training.__main__ import Command, main
+from training.backbones import build_backbone
+from training.checkpoint import sha256
 from training.fit import FitConfig
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--backbone swin_test --width 8 --scale 0.17 --precision 32-true --warmup 1 --steps 2 --train all"
+SMALL = "--backbone swin_test --width 8 --scale 0.17 --precision 32-true --warmup 1 --steps 2 --method multi_task"
 
 
 @pytest.fixture
@@ -45,10 +48,10 @@ def test_wrong_options_are_one_line_and_make_no_folder(refused, data: dict[str, 
     out = f"--out {tmp_path / 'run'}"
     for command, message in (
         (f"fit --data '{{}}' {SMALL} {out}", "--data names no data set"),
-        (f"fit {sets} {SMALL} {out} --train adapters", "--train adapters without --start"),
+        (f"fit {sets} {SMALL} {out} --method ptsa", "--method ptsa without --start"),
         (f"fit {sets} {SMALL} {out} --steps 0", "--steps is 0; it must be from 1"),
         (f"fit {sets} {SMALL} {out} --steps many", "\"steps\": Expected a <class 'int'>. Got value: many"),
-        (f"fit {sets} {SMALL} {out} --train nothing", "Got value: nothing"),
+        (f"fit {sets} {SMALL} {out} --method nothing", "method 'nothing' is unknown; known are"),
         (f"fit {sets} {SMALL} {out} --precision fp8", "'32-true', 'bf16-mixed', '16-mixed'"),
         (f"fit {sets} {SMALL} {out} --start {tmp_path / 'x.pth'}", "x.pth is no ptsa checkpoint or weights"),
         (f"fit {sets} {SMALL} {out} --start {tmp_path / 'none'}", "none: no such file of weights"),
@@ -58,10 +61,46 @@ def test_wrong_options_are_one_line_and_make_no_folder(refused, data: dict[str, 
         (f"pretrain --photos '[{tmp_path / 'none'}]' --teachers '[t]' {out}", "no such folder of photos"),
         (f"pretrain --photos '[]' --teachers '[]' {out}", "--photos names none"),
         (f"evaluate --checkpoint {tmp_path / 'x.pth'} --data '{{nyu: {data['nyu']}}}'", "x.pth is no ptsa checkpoint"),
+        (f"fit {sets} {SMALL} {out} --recipe papr", "--recipe 'papr' is unknown; fit has paper, nano-half"),
+        (f"fit {sets} {SMALL} {out} --rule greedy", "--rule 'greedy' is unknown; known are weighted_sum"),
+        ("recipes papr", "recipe 'papr' is unknown; known are paper"),
         ("nonsense", "invalid choice: 'nonsense'"),
     ):
         assert message in refused(command), command
         assert not (tmp_path / "run").exists(), command
+
+
+def test_a_recipe_is_printed_and_goes_under_what_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["training", "recipes", "nano-half"])
+    main()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(capsys.readouterr().out)
+    seen: list[FitConfig] = []
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, seen.append, ""))
+    for how in (["--recipe", "nano-half"], ["--config", str(recipe)]):
+        given = ["--data", "{nyu: x, ccp: y}", "--out", str(tmp_path), "--steps", "7"]
+        monkeypatch.setattr(sys, "argv", ["training", "fit", *how, *given])
+        main()
+    assert seen[0] == seen[1]
+    assert (seen[0].steps, seen[0].scale, seen[0].batches) == (7, 0.5, {"nyu": 14, "ccp": 2})
+
+
+def test_what_is_run_is_said_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: dict[str, Path], tmp_path: Path
+) -> None:
+    start = tmp_path / "start.safetensors"
+    save_file(build_backbone("swin_test").trunk.state_dict(), start)
+    sets = f"{{nyu: {data['nyu']}, ccp: {data['ccp']}}}"
+    options = f"--batch_each 1 --rate_batch 4 --epochs 1 --start {start} --out {tmp_path / 'run'}"
+    monkeypatch.setattr(
+        sys, "argv", ["training", "fit", "--data", sets, *shlex.split(SMALL.replace("--steps 2", options))]
+    )
+    main()
+    lines = capsys.readouterr().err.splitlines()
+    for line in ("steps: 5", "rate: 0.0005", "batches: {nyu: 1, ccp: 1}", f"start: {sha256(start)}"):
+        assert line in lines
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -82,9 +121,20 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tm
     def broken(_: object) -> None:
         raise ValueError("not the user's")
 
-    monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, broken, ""))
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, broken, ""))
     tree = "depth/depth/depth/depth"
-    command = ["training", "fit", "--data", "{nyu: x}", "--out", str(tmp_path), "--tree", tree, "--train", "all"]
+    command = [
+        "training",
+        "fit",
+        "--data",
+        "{nyu: x}",
+        "--out",
+        str(tmp_path),
+        "--tree",
+        tree,
+        "--method",
+        "multi_task",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(ValueError, match="not the user's"):
         main()
@@ -96,9 +146,20 @@ def test_control_c_is_one_line_and_says_how_to_go_on(
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(training.__main__.COMMANDS, "fit", (FitConfig, interrupted, ""))
+    monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, interrupted, ""))
     tree = "depth/depth/depth/depth"
-    command = ["training", "fit", "--data", "{nyu: x}", "--out", str(tmp_path), "--tree", tree, "--train", "all"]
+    command = [
+        "training",
+        "fit",
+        "--data",
+        "{nyu: x}",
+        "--out",
+        str(tmp_path),
+        "--tree",
+        tree,
+        "--method",
+        "multi_task",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as caught:
         main()

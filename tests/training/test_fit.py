@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,12 +10,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from training.backbones import build_backbone
+from training.build import build
 from training.checkpoint import load_checkpoint, read_info
 from training.data.nyu import NYU
 from training.errors import ConfigError, DivergedError
 from training.evaluate import EvaluateConfig, evaluate
-from training.fit import FitConfig, build, fit
-from training.swin import build_swin
+from training.fit import FitConfig, fit
+from training.methods import METHODS
+
+FROZEN = dict.fromkeys(("merge", "norms", "tables", "patch"), "frozen")
 
 
 @pytest.fixture
@@ -26,15 +29,12 @@ def config(fit_config: FitConfig) -> FitConfig:
 
 def test_full_then_adapted_then_evaluated(config: FitConfig, tmp_path: Path) -> None:
     full = fit(config)
-    adapted = fit(replace(config, train="adapters", start=full, out=tmp_path / "adapted"))
+    adapted = fit(replace(config, method="ptsa", rank=2, start=full, out=tmp_path / "adapted", options=FROZEN))
     before, after = load_file(full), load_file(adapted)
-    frozen = [name for name in before if name.startswith("backbone.") and "norm" not in name]
-    for name in frozen:
-        owner, _, leaf = name.rpartition(".")
-        same = after.get(f"{owner}.frozen.{leaf}", after.get(name))
-        assert same is not None
-        assert torch.equal(same, before[name])
-    assert any(after[name].any() for name in after if name.endswith(".up"))
+    for name in before:
+        if name.startswith("backbone."):
+            assert torch.equal(after[name], before[name])
+    assert any(after[name].any() for name in after if ".up." in name)
     assert read_info(adapted)["start"]["file"] == "model.safetensors"
     result = evaluate(EvaluateConfig(adapted, config.data, scale=1 / 6))
     assert set(result["nyu"]) == {"segmentation", "depth", "normals"}
@@ -112,10 +112,13 @@ def test_gradients_that_are_not_finite_name_the_photos(config: FitConfig, monkey
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ranks": [1, 2]}, "--ranks needs 4 numbers"),
-        ({"ranks": [-1, 2, 2, 2]}, "--ranks needs 4 numbers from 0 to 1024"),
-        ({"ranks": [0, 0, 0, 0], "train": "adapters", "start": Path("x")}, "has nothing to train in the backbone"),
-        ({"train": "adapters"}, "without --start would freeze a backbone of random weights"),
+        ({"method": "ptsa", "rank": -1}, "rank is -1; allowed are 0"),
+        ({"method": "ptsa", "options": {"merge": "melt"}}, "merge is 'melt'; allowed are train, lora, frozen"),
+        ({"method": "ptsa", "options": {"alpha": 2}}, "ptsa has no option 'alpha'; it has rank, scale"),
+        ({"rank": 2}, "multi_task has no option 'rank'; it has none"),
+        ({"method": "prompt"}, "'prompt' is unknown; known are single_task, multi_task"),
+        ({"method": "ptsa"}, "without --start would freeze a backbone of random weights"),
+        ({"decoder": "unet"}, "--decoder 'unet' is unknown; known are pyramid, hrnet"),
         ({"data": {}}, "--data names no data set; known are nyu, ccp"),
         ({"data": {"cityscapes": Path()}}, "known are nyu, ccp"),
         ({"data": {"nyu": Path()}, "batches": {"nyu": 2}}, "no data set of --data labels saliency"),
@@ -154,7 +157,7 @@ def test_options_with_which_nothing_can_be_trained_are_refused(config: FitConfig
 
 def test_the_default_batches_are_for_the_sets_that_are_there() -> None:
     tree = "depth / depth / depth / depth"
-    assert FitConfig({"nyu": Path()}, Path("out"), train="all", tree=tree).batches["nyu"] == 12
+    assert FitConfig({"nyu": Path()}, Path("out"), method="multi_task", tree=tree).batches["nyu"] == 12
 
 
 def test_a_task_whose_labels_are_missing_on_disk_is_refused(config: FitConfig, tmp_path: Path) -> None:
@@ -174,12 +177,10 @@ def test_class_weights_are_where_the_model_is(config: FitConfig) -> None:
     assert weights["segmentation"].shape == (39,)
 
 
-@pytest.mark.parametrize("train", ["all", "adapters"])
-def test_everything_that_a_model_computes_with_moves_with_it(
-    config: FitConfig, train: Literal["all", "adapters"], tmp_path: Path
-) -> None:
-    save_file(build_swin("swin_test").state_dict(), tmp_path / "backbone.safetensors")
-    model = build(replace(config, train=train, start=tmp_path / "backbone.safetensors")).to("meta")
+@pytest.mark.parametrize("method", METHODS)
+def test_everything_that_a_model_computes_with_moves_with_it(config: FitConfig, method: str, tmp_path: Path) -> None:
+    save_file(build_backbone("swin_test").trunk.state_dict(), tmp_path / "backbone.safetensors")
+    model = build(replace(config, method=method, start=tmp_path / "backbone.safetensors")).to("meta")
     for size in ((64, 96), (96, 64)):
         raw = model(torch.zeros(1, 3, *size, dtype=torch.uint8, device="meta"))
         assert {planes.device.type for planes in raw.values()} == {"meta"}
@@ -188,7 +189,7 @@ def test_everything_that_a_model_computes_with_moves_with_it(
 def test_the_checkpoint_says_what_was_run(config: FitConfig) -> None:
     info = read_info(fit(config))
     assert (info["rate"], info["backbone_rate"], info["weight_decay"]) == (1e-3, 4e-4, 0.05)
-    assert (info["scale"], info["adapter_scale"], info["precision"], info["device"]) == (1 / 6, 4.0, "32-true", "cpu")
+    assert (info["scale"], info["method"], info["precision"], info["device"]) == (1 / 6, "multi_task", "32-true", "cpu")
     assert info["loss_weights"]["normals"] == 3.0
     assert info["data"]["nyu"]["photos"] == 5
 
@@ -197,9 +198,9 @@ def test_adapters_on_a_backbone_alone_start_with_random_decoders_and_say_so(
     config: FitConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "backbone.safetensors"
-    save_file(build_swin("swin_test").state_dict(), path)
-    model = build(replace(config, start=path, train="adapters"))
+    save_file(build_backbone("swin_test").trunk.state_dict(), path)
+    model = build(replace(config, start=path, method="ptsa"))
     stored = load_file(path)["layers.0.blocks.0.mlp.fc1.weight"]
-    frozen = model.get_parameter("backbone.swin.layers.0.blocks.0.mlp.fc1.frozen.weight")
+    frozen = model.get_parameter("backbone.trunk.layers.0.blocks.0.mlp.fc1.weight")
     assert torch.equal(frozen, stored.half().float())
     assert "has no decoder of segmentation, depth, normals, saliency" in capsys.readouterr().err

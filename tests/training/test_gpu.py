@@ -16,6 +16,6 @@ pytestmark = [
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_a_killed_run_goes_on_to_the_end(fit_config: FitConfig, kill_in_step, precision) -> None:
-    config = replace(fit_config, precision=precision)
+    config = replace(fit_config, precision=precision, ema=0.9, hold_out=0.2, accumulate=2)
     kill_in_step(3, lambda: fit(config))
     assert read_info(fit(config))["device"] == "cuda"

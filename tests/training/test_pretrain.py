@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from training.backbones import build_backbone
+from training.backbones.loading import load_backbone
 from training.checkpoint import save_checkpoint
 from training.data.photos import PhotoFolder, PhotoStream
 from training.distillation import hint_loss
 from training.errors import CheckpointError, ConfigError, ResumeError
 from training.model import PTSAModel
 from training.pretrain import PretrainConfig, _Teaching, pretrain
-from training.swin import build_swin, load_swin
 from training.teachers import Teacher
 
 CONV = {"op": "CONV_2D", "dilation": 1, "padding": "same", "relu6": False, "relu": True}
@@ -64,7 +65,11 @@ def test_teacher_gives_each_named_map_at_its_stride(teacher: Path) -> None:
     }
 
 
-def test_a_killed_run_resumes_to_the_same_backbone(config: PretrainConfig, tmp_path: Path, kill_in_step) -> None:
+@pytest.mark.parametrize("change", [{}, {"ema": 0.9, "accumulate": 2, "batch": 1}], ids=["plain", "averaged"])
+def test_a_killed_run_resumes_to_the_same_backbone(
+    config: PretrainConfig, tmp_path: Path, kill_in_step, change: dict
+) -> None:
+    config = replace(config, **change)
     whole = load_file(pretrain(config))
     broken = replace(config, out=tmp_path / "broken")
     kill_in_step(5, lambda: pretrain(broken))
@@ -74,15 +79,16 @@ def test_a_killed_run_resumes_to_the_same_backbone(config: PretrainConfig, tmp_p
 
 def test_the_result_loads_as_a_start(config: PretrainConfig) -> None:
     path = pretrain(replace(config, steps=2))
-    swin = build_swin("swin_test")
-    load_swin(swin, path)
-    assert torch.equal(swin.layers[0].blocks[0].mlp.fc1.weight, load_file(path)["layers.0.blocks.0.mlp.fc1.weight"])
+    backbone = build_backbone("swin_test")
+    load_backbone(backbone, path)
+    name = "layers.0.blocks.0.mlp.fc1.weight"
+    assert torch.equal(backbone.trunk.get_parameter(name), load_file(path)[name])
 
 
 def test_weights_of_another_backbone_are_refused(config: PretrainConfig) -> None:
     path = pretrain(replace(config, steps=2))
     with pytest.raises(ValueError, match="does not fit this backbone"):
-        load_swin(build_swin("swin_nano"), path)
+        load_backbone(build_backbone("swin_nano"), path)
 
 
 def test_stream_is_a_function_of_seed_and_index(data: dict[str, Path]) -> None:
@@ -141,6 +147,7 @@ def test_a_run_goes_on_with_its_own_settings_photos_and_teachers_alone(
         ({"photos": config.photos[:1]}, "photos.2.photos was 5, now None"),
         ({"teachers": [str(tmp_path / "other")]}, r"teachers.1.safetensors was \w{12}\.\.\., now"),
         ({"size": 96}, "size was 64, now 96"),
+        ({"ema": 0.9, "accumulate": 2}, "accumulate was 1, now 2; ema was 0.0, now 0.9"),
     ):
         with pytest.raises(ResumeError, match=message):
             pretrain(replace(config, **change))
@@ -182,7 +189,7 @@ def test_a_damaged_teacher_is_named(teacher: Path, change: Callable[[dict, dict]
 def test_a_whole_model_is_no_start_of_a_backbone(model: PTSAModel, tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "model.safetensors", info={})
     with pytest.raises(CheckpointError, match="holds a whole model; name a backbone alone"):
-        load_swin(build_swin("swin_test"), tmp_path / "model.safetensors")
+        load_backbone(build_backbone("swin_test"), tmp_path / "model.safetensors")
     (tmp_path / "x.pth").write_bytes(b"abc")
     with pytest.raises(CheckpointError, match=r"x\.pth is no safetensors file, or damaged"):
-        load_swin(build_swin("swin_test"), tmp_path / "x.pth")
+        load_backbone(build_backbone("swin_test"), tmp_path / "x.pth")

@@ -33,7 +33,7 @@ TREE = (
 def adapted(fit_config: FitConfig, tmp_path: Path) -> FitConfig:
     """A finished run of two steps that adapted a model."""
     full = fit(replace(fit_config, steps=1, out=tmp_path / "full"))
-    config = replace(fit_config, train="adapters", start=full, steps=2)
+    config = replace(fit_config, method="ptsa", rank=2, start=full, steps=2)
     fit(config)
     return config
 
@@ -44,7 +44,9 @@ def test_other_settings_are_refused_by_name_and_the_result_stays(adapted: FitCon
     (other / "train/image/0004.jpg").unlink()
     for folder in ("segmentation", "depth", "normals"):
         next((other / "train" / folder).glob("0004.*")).unlink()
-    changed_start = fit(replace(adapted, train="all", start=None, seed=1, steps=1, out=tmp_path / "other"))
+    changed_start = fit(
+        replace(adapted, method="multi_task", rank=None, start=None, seed=1, steps=1, out=tmp_path / "other")
+    )
     for change, message in (
         ({"tree": TREE}, r"tree was .* \| depth,normals / .*, now .* \| normals,saliency / "),
         ({"rate": 1e-4, "weight_decay": 0.1}, "rate was 0.001, now 0.0001; weight_decay was 0.05, now 0.1"),
@@ -52,6 +54,13 @@ def test_other_settings_are_refused_by_name_and_the_result_stays(adapted: FitCon
         ({"batches": {"nyu": 1, "ccp": 2}}, "batches.nyu was 2, now 1"),
         ({"precision": "bf16-mixed"}, "precision was 32-true, now bf16-mixed"),
         ({"scale": 0.25}, "scale was 0.16.*, now 0.25"),
+        ({"side": 64}, "side was 0, now 64"),
+        ({"ema": 0.9}, "ema was 0.0, now 0.9"),
+        ({"accumulate": 2}, "accumulate was 1, now 2"),
+        ({"clip": 1.0}, "clip was 5.0, now 1.0"),
+        ({"hold_out": 0.2, "validate_every": 1}, "hold_out was 0.0, now 0.2; validate_every was 0, now 1; .*held_out"),
+        ({"epochs": 3}, "steps was 2, now 6"),
+        ({"rate_batch": 8}, "rate was 0.001, now 0.0005"),
         ({"data": {**adapted.data, "nyu": other}}, "data.nyu.photos was 5, now 4; data.nyu.names_sha256 was"),
         ({"start": changed_start}, r"start was \w{12}\.\.\., now \w{12}\.\.\."),
     ):
@@ -75,6 +84,13 @@ def test_a_finished_run_says_so_and_does_not_train_again(
     # A kill between the state and the result costs nothing.
     (adapted.out / RESULT).unlink()
     assert fit(adapted).read_bytes() == before
+
+
+def test_the_same_run_said_otherwise_goes_on(adapted: FitConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = {"rate": 2 * adapted.rate, "backbone_rate": 2 * adapted.backbone_rate}
+    said = replace(adapted, epochs=1, batch_each=2, rate_batch=8, warmup=1, **twice)
+    assert fit(said) == adapted.out / RESULT
+    assert "this run is finished" in capsys.readouterr().err
 
 
 def test_weights_of_which_no_run_is_known_are_not_replaced(fit_config: FitConfig) -> None:

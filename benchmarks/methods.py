@@ -1,0 +1,132 @@
+"""Which method is best? Every arm of a suite trained from one start with one schedule, and held against single tasks.
+
+A run is a training and its figures on the whole validation sets; its figures are kept as one small JSON file, so that
+the suite can be stopped and continued run by run, on another machine or another day too. Delta m takes the mean of the
+single-task runs for its baseline. Figures are those of the last step: nothing is selected on the validation sets.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.delta import FIGURES, delta_m
+from benchmarks.suites import Arm, Suite
+from ptsa_serve.files import replace_file
+from ptsa_serve.tasks import TASKS, Kind
+from training.checkpoint import load_checkpoint
+from training.evaluate import EvaluateConfig, evaluate
+from training.fit import fit
+from training.tree import TaskTree
+
+__all__ = ["Run", "claims", "measure_methods", "rows"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an arm. figures: of each task the one of `FIGURES`. seconds: of the training; None if it was
+    continued after a stop."""
+
+    arm: str
+    method: str
+    tree: str
+    seed: int
+    trainable: int
+    figures: Mapping[str, float]
+    seconds: float | None
+
+
+def measure_methods(
+    suite: Suite, found: TaskTree, *, data: Mapping[str, Path], start: Path, runs: Path, results: Path
+) -> list[Run]:
+    """Train and evaluate what has no result yet. runs: a folder for trainings, results: one for their JSON files.
+
+    Raises what `fit` and `evaluate` raise.
+    """
+    jobs = [(arm, seed) for arm in suite.arms(found) for seed in arm.seeds]
+    # One seed of everything before the second of anything: a suite that is stopped has all its rows.
+    jobs.sort(key=lambda job: job[1])
+    done = []
+    for arm, seed in tqdm(jobs, desc="runs", unit="run"):
+        name = f"{arm.name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+        path = results / f"{name}.json"
+        if not path.exists():
+            run = _train(suite, arm, seed, data, start, runs / name)
+            results.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json.dumps(vars(run), indent=1).encode() + b"\n")
+        done.append(Run(**json.loads(path.read_text())))
+    return done
+
+
+def _train(suite: Suite, arm: Arm, seed: int, data: Mapping[str, Path], start: Path, out: Path) -> Run:
+    config = suite.config(arm, seed, data, start, out)
+    begun = not out.exists()
+    before = time.monotonic()
+    checkpoint = fit(config)
+    seconds = time.monotonic() - before if begun else None
+    scores = evaluate(EvaluateConfig(checkpoint, dict(data), scale=config.scale, precision=config.precision))
+    figures = {}
+    for by_task in scores.values():
+        for task, values in by_task.items():
+            value = values[FIGURES[TASKS[task].kind][0]]
+            assert value is not None
+            figures[task] = round(value, 4)
+    model = load_checkpoint(checkpoint)
+    trainable = sum(model.get_parameter(name).numel() for name in model.owners())
+    return Run(arm.name, arm.method, str(arm.tree), seed, trainable, figures, seconds)
+
+
+def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row an arm: tree, trainable parameters, mean figures, Delta m a seed, their mean and standard deviation."""
+    kinds: dict[str, Kind] = {task: TASKS[task].kind for task in runs[0].figures}
+    single = _means([run for run in runs if run.arm == "single_task"])
+    found = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        own = [run for run in runs if run.arm == arm]
+        gains = [delta_m(kinds, run.figures, single) for run in own]
+        found.append(
+            {
+                "arm": arm,
+                "tree": own[0].tree,
+                "trainable": own[0].trainable,
+                **_means(own),
+                "seeds": len(own),
+                "delta_m_percent": fmean(gains),
+                "delta_m_sd": stdev(gains) if len(gains) > 1 else None,
+                "seconds": max((run.seconds for run in own if run.seconds), default=None),
+            }
+        )
+    return found
+
+
+def claims(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the paper claims, each with whether it holds here and the two figures it rests on."""
+    row = {entry["arm"]: entry for entry in table}
+    gain = {arm: entry["delta_m_percent"] for arm, entry in row.items()}
+    others = {arm: value for arm, value in gain.items() if arm.startswith("ptsa, tree")}
+    ptsa = gain["ptsa"]
+    pairs = [
+        ("PTSA is above multi-task full fine-tuning", ptsa, gain["multi_task"]),
+        ("PTSA is above MTLoRA", ptsa, gain["mtlora"]),
+        ("similarity's tree is above the best other tree of its shape", ptsa, max(others.values())),
+        ("similarity's tree is above the mean of the other trees of its shape", ptsa, fmean(others.values())),
+        ("PTSA is above one adapter for all tasks", ptsa, gain["lora"]),
+        ("PTSA is above an adapter for each task", ptsa, gain["lora_per_task"]),
+    ]
+    found = [{"claim": claim, "holds": one > other, "ours": one, "theirs": other} for claim, one, other in pairs]
+    own, full = row["ptsa"]["trainable"], row["multi_task"]["trainable"]
+    for claim, limit in (
+        ("PTSA trains no more parameters than MTLoRA", row["mtlora"]["trainable"]),
+        ("PTSA trains a fifth of the parameters of full fine-tuning, or fewer", full / 5),
+    ):
+        found.append({"claim": claim, "holds": own <= limit, "ours": own, "theirs": limit})
+    return found
+
+
+def _means(runs: Sequence[Run]) -> dict[str, float]:
+    return {task: fmean(run.figures[task] for run in runs) for task in runs[0].figures}

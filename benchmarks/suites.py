@@ -1,0 +1,89 @@
+"""What `python -m benchmarks methods` compares: one schedule, start and set of photos; methods, trees and seeds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from training.fit import FitConfig
+from training.tree import TaskTree
+
+__all__ = ["SUITES", "Arm", "Suite", "trees_of_shape"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row: a method with its options, run once for each seed. tree: None = the one that similarity finds."""
+
+    name: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tree: TaskTree | None = None
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """rank: of PTSA's adapters, the largest with which it trains no more than MTLoRA of rank 16. fit: all that the
+    runs have in common, as options of `training fit`."""
+
+    tasks: tuple[str, ...]
+    counts: tuple[int, ...]
+    rank: int
+    fit: Mapping[str, Any]
+
+    def arms(self, found: TaskTree) -> list[Arm]:
+        """found: the tree that similarity gives. LoRA and LoRA a task are the trees 1-1-1-1 and 4-4-4-4."""
+        shared, independent = TaskTree.shared(self.tasks), TaskTree.independent(self.tasks)
+        three, rank = (0, 1, 2), {"rank": self.rank}
+        arms = [
+            Arm("single_task", "single_task", tree=independent, seeds=three),
+            Arm("multi_task", "multi_task", tree=shared, seeds=three),
+            Arm("mtlora", "mtlora", {"rank": 16}, shared, three),
+            Arm("ptsa", "ptsa", rank, found, three),
+            Arm("lora", "lora", rank, shared),
+            Arm("lora_per_task", "lora_per_task", rank, independent),
+            Arm("decoders", "decoders", tree=shared),
+            Arm("bitfit", "bitfit", tree=shared),
+        ]
+        others = [tree for tree in trees_of_shape(self.tasks, self.counts) if tree != found]
+        return arms + [Arm(f"ptsa, tree {number}", "ptsa", rank, tree) for number, tree in enumerate(others, 1)]
+
+    def config(self, arm: Arm, seed: int, data: Mapping[str, Path], start: Path, out: Path) -> FitConfig:
+        assert arm.tree is not None
+        options = dict(arm.options)
+        return FitConfig(
+            **self.fit, data=dict(data), start=start, out=out, method=arm.method, options=options, tree=str(arm.tree),
+            seed=seed,
+        )  # fmt: skip
+
+
+def trees_of_shape(tasks: tuple[str, ...], counts: tuple[int, ...]) -> Iterator[TaskTree]:
+    """Every tree over `tasks` with these numbers of groups, for counts of 1, 2 and as many as there are tasks.
+
+    Raises ValueError for other counts: there are too many trees of them to train.
+    """
+    if not set(counts) <= {1, 2, len(tasks)}:
+        raise ValueError(f"counts {counts}: only 1, 2 and {len(tasks)} are enumerated")
+    first, *rest = tasks
+    for size in range(len(rest)):
+        for others in combinations(rest, size):
+            one = (first, *others)
+            halves = (one, tuple(task for task in tasks if task not in one))
+            by_count = {1: (tasks,), 2: halves, len(tasks): tuple((task,) for task in tasks)}
+            yield TaskTree(tasks, tuple(by_count[count] for count in counts))
+
+
+SUITES: dict[str, Suite] = {
+    # About three passes over NYU's 795 training photos at half size.
+    "nyu-nano": Suite(
+        tasks=("segmentation", "depth", "normals", "saliency"),
+        counts=(1, 2, 2, 4),
+        rank=7,
+        fit={
+            "backbone": "swin_nano", "scale": 0.5, "batches": {"nyu": 8, "ccp": 2}, "steps": 300, "warmup": 30,
+            "rate": 1e-3, "backbone_rate": 5e-4, "save_every": 50,
+        },
+    ),
+}  # fmt: skip

@@ -1,0 +1,98 @@
+"""The comparison of methods: its arithmetic, and that it goes on where it was stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.delta import delta_m
+from benchmarks.methods import Run, claims, rows
+from benchmarks.suites import SUITES, trees_of_shape
+from training.tree import TaskTree
+
+KINDS = {"semseg": "classes", "parts": "classes", "sal": "probability", "normals": "unit_vectors"}
+SINGLE = {"semseg": 67.21, "parts": 61.93, "sal": 62.35, "normals": 17.97}
+
+
+@pytest.mark.parametrize(
+    ("figures", "published"),
+    [
+        ((67.21, 61.93, 62.35, 17.97), 0.0),
+        ((68.19, 58.99, 64.48, 17.03), 1.34),
+        ((67.74, 59.46, 64.90, 16.59), 2.14),
+        ((67.90, 59.84, 65.40, 16.60), 2.54),
+        ((68.38, 59.58, 63.85, 16.76), 1.77),
+    ],
+)
+def test_delta_m_is_the_published_one_of_mtloras_table(figures: tuple[float, ...], published: float) -> None:
+    found = delta_m(KINDS, dict(zip(KINDS, figures, strict=True)), SINGLE)  # pyright: ignore[reportArgumentType]
+    assert found == pytest.approx(published, abs=0.006)
+
+
+def test_every_tree_of_a_shape_is_there_once() -> None:
+    trees = list(trees_of_shape(("a", "b", "c", "d"), (1, 2, 2, 4)))
+    assert len(trees) == len(set(map(str, trees))) == 7
+    assert {tree.counts for tree in trees} == {(1, 2, 2, 4)}
+    with pytest.raises(ValueError, match="only 1, 2 and 4 are enumerated"):
+        list(trees_of_shape(("a", "b", "c", "d"), (1, 2, 3, 4)))
+
+
+def test_a_suite_trains_ptsa_with_no_more_parameters_than_mtlora() -> None:
+    import torch
+
+    from training.model import ModelConfig, PTSAModel
+
+    for suite in SUITES.values():
+        arms = {arm.name: arm for arm in suite.arms(next(trees_of_shape(suite.tasks, suite.counts)))}
+        counts = {}
+        for name in ("mtlora", "ptsa"):
+            arm = arms[name]
+            assert arm.tree is not None
+            with torch.device("meta"):
+                model = PTSAModel(ModelConfig(suite.fit["backbone"], arm.tree, arm.method, dict(arm.options)))
+            counts[name] = sum(model.get_parameter(owned).numel() for owned in model.owners())
+        assert 0.95 * counts["mtlora"] < counts["ptsa"] <= counts["mtlora"]
+
+
+def run(arm: str, seed: int, depth: float, trainable: int = 100) -> Run:
+    return Run(arm, arm, str(TaskTree.shared(("depth",))), seed, trainable, {"depth": depth}, 1.0)
+
+
+def test_rows_and_claims_follow_the_figures() -> None:
+    runs = [
+        run("single_task", 0, 0.9, 400), run("single_task", 1, 1.1, 400), run("multi_task", 0, 1.2, 100),
+        run("mtlora", 0, 1.0, 20), run("ptsa", 0, 0.8, 20), run("ptsa", 1, 0.9, 20), run("lora", 0, 0.7, 15),
+        run("lora_per_task", 0, 1.0, 30), run("ptsa, tree 1", 0, 0.84), run("ptsa, tree 2", 0, 1.0),
+    ]  # fmt: skip
+    table = rows(runs)
+    by_arm = {row["arm"]: row for row in table}
+    assert by_arm["single_task"]["delta_m_percent"] == pytest.approx(0)
+    assert by_arm["ptsa"]["delta_m_percent"] == pytest.approx(15)
+    assert by_arm["ptsa"]["delta_m_sd"] == pytest.approx(7.071, abs=1e-3)
+    assert by_arm["lora"]["delta_m_sd"] is None
+    assert [claim["holds"] for claim in claims(table)] == [True, True, False, True, False, True, True, True]
+    json.dumps([table, claims(table)], allow_nan=False)
+
+
+def test_what_has_a_result_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import benchmarks.methods
+
+    suite = SUITES["nyu-nano"]
+    found = next(trees_of_shape(suite.tasks, suite.counts))
+    trained: list[str] = []
+
+    def train(suite, arm, seed, data, start, out: Path) -> Run:
+        trained.append(out.name)
+        if len(trained) == 5:
+            raise KeyboardInterrupt
+        return run(arm.name, seed, 1.0)
+
+    monkeypatch.setattr(benchmarks.methods, "_train", train)
+    where = {"data": {}, "start": tmp_path, "runs": tmp_path / "runs", "results": tmp_path / "results"}
+    with pytest.raises(KeyboardInterrupt):
+        benchmarks.methods.measure_methods(suite, found, **where)
+    runs = benchmarks.methods.measure_methods(suite, found, **where)
+    assert len(runs) == 22
+    # The one that was stopped is the only one that began twice.
+    assert [name for name in set(trained) if trained.count(name) > 1] == [trained[4]]
+    assert len(set(trained)) == 22

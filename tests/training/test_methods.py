@@ -1,0 +1,166 @@
+"""What holds for every method of the registry, whatever it is."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.checkpoint import load_checkpoint
+from training.decoders import DECODERS
+from training.errors import ConfigError
+from training.fit import FitConfig, fit
+from training.methods import METHODS
+from training.methods.base import MethodSpec
+from training.model import ModelConfig, PTSAModel
+from training.plan import make_plan
+from training.planned import Effective, Planned
+from training.tree import TaskTree
+
+TASKS = ("segmentation", "depth", "normals", "saliency")
+VARIANTS = [
+    *((name, {}) for name in METHODS),
+    ("ptsa", {"merge": "lora", "norms": "per_group", "tables": "per_group", "patch": "frozen"}),
+    ("mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
+]
+
+
+def new(method: str, options: dict, tree: TaskTree, decoder: str = "pyramid") -> PTSAModel:
+    options = {"rank": 2, **options} if "rank" in METHODS[method].options.__dataclass_fields__ else options
+    return PTSAModel(ModelConfig("swin_test", tree, method, options, decoder, width=8)).eval()
+
+
+def shaken(model: PTSAModel) -> PTSAModel:
+    """float64, with values that matter in everything that may be trained."""
+    model = model.double()
+    with torch.no_grad():
+        for name in model.owners():
+            model.get_parameter(name).add_(torch.randn_like(model.get_parameter(name)), alpha=0.1)
+    return model
+
+
+def planned(model: PTSAModel, images: Tensor, tasks: list[str]) -> dict[str, Tensor]:
+    """The slow way: effective tensors, one node after another."""
+    method, slots = model.method, model.backbone.slots
+    plan = make_plan(slots, method.layout, method.version, tasks=tasks)
+    run = Effective(plan, lambda slot, index: method.effective(slot, plan[slot.name][index].stream))
+    flow = Planned(plan, tasks, method.layout.tap, run)
+    model.backbone.walk(model.normalised(images), flow)
+    return {task: model.decoders[task](flow.taps[task]) for task in tasks}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(("method", "options"), VARIANTS)
+@torch.no_grad()
+def test_folded_it_is_the_same_for_each_task_alone(method: str, options: dict, decoder: str, tree: TaskTree) -> None:
+    model = shaken(new(method, options, tree, decoder))
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    stacked = model(images)
+    for task in TASKS:
+        difference = (planned(model, images, [task])[task] - stacked[task]).abs().max()
+        assert difference < 1e-9 * stacked[task].abs().max(), task
+
+
+@pytest.mark.parametrize(("method", "options"), VARIANTS)
+@torch.no_grad()
+def test_at_the_start_every_task_sees_the_backbone(method: str, options: dict, tree: TaskTree) -> None:
+    model = new(method, options, tree)
+    images = torch.rand(1, 3, 64, 64) * 255
+    maps = model.backbone.maps(model.normalised(images))
+    for task, raw in model(images).items():
+        torch.testing.assert_close(raw, model.decoders[task](maps), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "options"), VARIANTS)
+def test_gradients_reach_owners_alone_and_all_that_is_trained(method: str, options: dict, tree: TaskTree) -> None:
+    model = shaken(new(method, options, tree)).float()
+    model.freeze()
+    owners = model.owners()
+    assert set(owners) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    reached: dict[str, set[str]] = {name: set() for name in owners}
+    images = torch.rand(1, 3, 64, 64) * 255
+    for task in TASKS:
+        model.zero_grad()
+        model(images)[task].square().sum().backward()
+        for name in owners:
+            gradient = model.get_parameter(name).grad
+            if gradient is not None and gradient.any():
+                reached[name].add(task)
+    # A trunk's adapter behind the last fork of all is read by nobody (MTLoRA's own form).
+    dead = {name for name, tasks in reached.items() if not tasks}
+    assert all(name.split(".")[2].startswith("layers/3/blocks/0/mlp/fc2") for name in dead), dead
+    assert method == "mtlora" or not dead
+    assert {name: tasks for name, tasks in reached.items() if tasks} == {
+        n: set(owners[n]) for n in reached if n not in dead
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_changing_what_some_tasks_own_changes_no_other(method: str, tree: TaskTree) -> None:
+    model = shaken(new(method, {}, tree))
+    images = torch.rand(1, 3, 64, 64) * 255
+    before = model(images)
+    for tasks in sorted({tuple(sorted(tasks)) for tasks in model.owners().values()}):
+        changed = copy.deepcopy(model)
+        for name, owners in model.owners().items():
+            if tuple(sorted(owners)) == tasks:
+                changed.get_parameter(name).add_(0.1 * torch.randn_like(changed.get_parameter(name)))
+        after = changed(images)
+        assert {task for task in TASKS if not torch.equal(before[task], after[task])} == set(tasks)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_resumes_and_loads(method: str, fit_config: FitConfig, tmp_path: Path, kill_in_step) -> None:
+    start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
+    options = {"rank": 2} if "rank" in METHODS[method].options.__dataclass_fields__ else {}
+    config = replace(fit_config, method=method, options=options, start=start, steps=4, out=tmp_path / "run")
+    whole = fit(replace(config, out=tmp_path / "whole"))
+    kill_in_step(4, lambda: fit(config))
+    images = torch.rand(1, 3, 64, 64) * 255
+    begun = load_checkpoint(start)(images)
+    for task, raw in load_checkpoint(fit(config))(images).items():
+        torch.testing.assert_close(raw, load_checkpoint(whole)(images)[task], atol=2e-3, rtol=1e-2)
+        assert not torch.equal(raw, begun[task])
+
+
+def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, tree: TaskTree) -> None:
+    """A method made up here, of changes that exist: adapters at the attention's projections alone, a set a task."""
+    from training.changes import LowRank
+    from training.layout import Layout
+    from training.methods.base import Method
+    from training.methods.options import NoOptions
+
+    def build(backbone, tree, options, tap) -> Method:
+        changes = {
+            slot.name: LowRank(
+                backbone.tensors(slot)["weight"], tree.groups(slot.stage), rank=1, scale=1.0, dropout=0.0
+            )
+            for slot in backbone.slots
+            if slot.kind == "proj"
+        }
+        return Method(backbone, Layout(tree, tap=tap), changes)
+
+    spec = MethodSpec(build, NoOptions, "independent", "low rank", "here", "projections", "wholly")
+    monkeypatch.setitem(METHODS, "projections", spec)
+    model = shaken(new("projections", {}, tree))
+    images = torch.rand(1, 3, 64, 64) * 255
+    for task in TASKS:
+        torch.testing.assert_close(planned(model, images, [task])[task], model(images)[task])
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("ptsa", {"rank": [1, 2]}, "swin_test has 4 stages: give one rank, or 4"),
+        ("ptsa", {"dropout": 1.0}, "dropout is 1.0; allowed are 0 up to"),
+        ("mtlora", {"norms": "per_group"}, "norms is 'per_group'; allowed are shared, frozen"),
+        ("mtlora", {"task_rank": 0}, "task_rank is 0"),
+        ("bitfit", {"rank": 2}, "bitfit has no option 'rank'; it has norms"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(method: str, options: dict, message: str, tree: TaskTree) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PTSAModel(ModelConfig("swin_test", tree, method, options))

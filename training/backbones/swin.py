@@ -1,0 +1,175 @@
+"""Swin Transformers (Liu et al., arXiv 2103.14030) as slots and a walk; parameters and names are timm's.
+
+Windows have 7 x 7 tokens at every size and are never shrunk, so that weights fit every size; maps that do not divide by
+7 are padded behind the norm, as in the official code.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor, nn
+
+from training.backbones.base import Backbone, Flow, conv_slot, linear_slot, norm_slot
+from training.slots import Slot
+
+__all__ = ["SWINS", "WINDOW", "Swin"]
+
+WINDOW = 7
+SHIFT = WINDOW // 2
+MASKED = -100.0  # official code: after the softmax its weight is 0 in fp32
+
+# timm's constructor arguments. nano is tiny at half the width; the others are Liu et al. 2021, table 7.
+SWINS: dict[str, dict] = {
+    "swin_nano": {"embed_dim": 48, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "swin_tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "swin_small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "swin_base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+    "swin_large": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
+}
+
+
+class Swin(Backbone):
+    """A Swin of `SWINS`, randomly initialised, for images whose sides are multiples of 32."""
+
+    def __init__(self, name: str, *, drop_path: float = 0.0) -> None:
+        # Built for one size; the walk makes windows and masks for the size that it sees.
+        trunk = SwinTransformer(window_size=WINDOW, num_classes=0, always_partition=True, **SWINS[name])
+        trunk.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  every tap is before it
+        self._depths: tuple[int, ...] = SWINS[name]["depths"]
+        self._heads: tuple[int, ...] = SWINS[name]["num_heads"]
+        self.widths = tuple(SWINS[name]["embed_dim"] * 2**stage for stage in range(len(self._depths)))
+        self.strides = tuple(4 * 2**stage for stage in range(len(self._depths)))
+        super().__init__(name, trunk, list(_slots(trunk, self._depths)), drop_path=drop_path)
+
+    def walk(self, images: Tensor, flow: Flow) -> None:
+        x = flow.slot(self._at["patch_embed.proj"], images)
+        x = flow.each(_channels_last, x)
+        x = flow.slot(self._at["patch_embed.norm"], x)
+        drops = iter(torch.linspace(0, self.drop_path, sum(self._depths)).tolist())
+        size = (images.shape[-2] // 4, images.shape[-1] // 4)
+        for stage, depth in enumerate(self._depths):
+            for block in range(depth):
+                x = self._block(x, flow, stage, block, size, next(drops))
+            size = (-(-size[0] // 2), -(-size[1] // 2))
+            flow.tap("stage", stage, x)
+            if stage + 1 < len(self._depths):
+                merging = f"layers.{stage + 1}.downsample"
+                x = flow.each(_neighbours, x)
+                x = flow.slot(self._at[f"{merging}.norm"], x)
+                x = flow.slot(self._at[f"{merging}.reduction"], x)
+            flow.tap("merged", stage, x)
+
+    def _block(self, x: Any, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float) -> Any:
+        path, shift, heads = f"layers.{stage}.blocks.{block}", SHIFT * (block % 2), self._heads[stage]
+        h, x = flow.slot(self._at[f"{path}.norm1"], x, x)
+        h = flow.each(partial(_to_windows, shift=shift), h)
+        h, x = flow.slot(self._at[f"{path}.attn.qkv"], h, x)
+        scores = flow.each(partial(_scores, heads=heads), h)
+        scores, h, x = flow.slot(self._at[f"{path}.attn"], scores, h, x)
+        h = flow.each(partial(_attend, shift=shift, size=size), scores, h)
+        h, x = flow.slot(self._at[f"{path}.attn.proj"], h, x)
+        h = flow.each(partial(_from_windows, shift=shift, size=size), h)
+        x = flow.residual(x, h, drop_path)
+        h, x = flow.slot(self._at[f"{path}.norm2"], x, x)
+        h, x = flow.slot(self._at[f"{path}.mlp.fc1"], h, x)
+        h = flow.each(F.gelu, h)
+        h, x = flow.slot(self._at[f"{path}.mlp.fc2"], h, x)
+        return flow.residual(x, h, drop_path)
+
+
+def _slots(trunk: Any, depths: tuple[int, ...]) -> Iterator[Slot]:
+    """In the order of the walk."""
+    yield conv_slot("patch_embed.proj", "patch", trunk.patch_embed.proj, stage=0)
+    yield norm_slot("patch_embed.norm", "patch_norm", trunk.patch_embed.norm, stage=0)
+    for stage, depth in enumerate(depths):
+        for number in range(depth):
+            path, block = f"layers.{stage}.blocks.{number}", cast(Any, trunk.layers[stage].blocks[number])
+            where = {"stage": stage, "block": number, "last": number + 1 == depth}
+            table = {"table": f"{path}.attn.relative_position_bias_table"}
+            yield norm_slot(f"{path}.norm1", "norm", block.norm1, **where)
+            yield linear_slot(f"{path}.attn.qkv", "qkv", block.attn.qkv, **where)
+            yield Slot(f"{path}.attn", "table", "position_bias", tensors=table, attributes={"window": WINDOW}, **where)
+            yield linear_slot(f"{path}.attn.proj", "proj", block.attn.proj, **where)
+            yield norm_slot(f"{path}.norm2", "norm", block.norm2, **where)
+            yield linear_slot(f"{path}.mlp.fc1", "fc1", block.mlp.fc1, **where)
+            yield linear_slot(f"{path}.mlp.fc2", "fc2", block.mlp.fc2, **where)
+        if stage + 1 < len(depths):
+            path, merging = f"layers.{stage + 1}.downsample", trunk.layers[stage + 1].downsample
+            yield norm_slot(f"{path}.norm", "merge_norm", merging.norm, stage=stage)
+            yield linear_slot(f"{path}.reduction", "reduction", merging.reduction, stage=stage)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """(N, h, w, C) -> (N, h/2, w/2, 4 C): the four tokens of a square, column by column."""
+    n, h, w, c = x.shape
+    x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
+    return x.reshape(n, (h + 1) // 2, 2, (w + 1) // 2, 2, c).permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+
+def _to_windows(x: Tensor, *, shift: int) -> Tensor:
+    """(N, h, w, C) -> windows (N * W, T, C), shifted up and left by `shift`."""
+    _, h, w, c = x.shape
+    if shift:
+        x = torch.roll(x, (-shift, -shift), (1, 2))
+    x = F.pad(x, (0, 0, 0, -w % WINDOW, 0, -h % WINDOW))
+    rows, columns = x.shape[1] // WINDOW, x.shape[2] // WINDOW
+    x = x.view(-1, rows, WINDOW, columns, WINDOW, c).permute(0, 1, 3, 2, 4, 5)
+    return x.contiguous().view(-1, WINDOW * WINDOW, c)
+
+
+def _from_windows(x: Tensor, *, shift: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of `_to_windows`, for a map of `size` (h, w)."""
+    (h, w), c = size, x.shape[-1]
+    rows, columns = -(-h // WINDOW), -(-w // WINDOW)
+    x = x.view(-1, rows, columns, WINDOW, WINDOW, c).permute(0, 1, 3, 2, 4, 5)
+    x = x.contiguous().view(-1, rows * WINDOW, columns * WINDOW, c)[:, :h, :w].contiguous()
+    return torch.roll(x, (shift, shift), (1, 2)) if shift else x
+
+
+def _split(qkv: Tensor, heads: int) -> Tensor:
+    """(W, T, 3 C) -> (3, W, heads, T, C / heads)."""
+    windows, tokens, _ = qkv.shape
+    return qkv.reshape(windows, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def _scores(qkv: Tensor, *, heads: int) -> Tensor:
+    """How much each token of a window asks for each other, before biases: (W, heads, T, T)."""
+    q, k, _ = _split(qkv, heads).unbind(0)
+    return (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+
+
+def _attend(scores: Tensor, qkv: Tensor, *, shift: int, size: tuple[int, int]) -> Tensor:
+    """Scores (W, heads, T, T) and (W, T, 3 C) of a map of `size` (h, w) -> tokens (W, T, C)."""
+    _, heads, tokens, _ = scores.shape
+    _, _, v = _split(qkv, heads).unbind(0)
+    if shift:
+        mask = torch.tensor(_mask(*size), dtype=scores.dtype, device=scores.device)
+        scores = scores.view(-1, len(mask), heads, tokens, tokens) + mask[None, :, None]
+        scores = scores.view(-1, heads, tokens, tokens)
+    x = scores.softmax(-1) @ v
+    return x.transpose(1, 2).reshape(-1, tokens, heads * v.shape[-1])
+
+
+@lru_cache(maxsize=64)
+def _mask(h: int, w: int) -> NDArray[np.float32]:
+    """(W, T, T) for shifted windows of a map (h, w): 0 between tokens that were neighbours, -100 between others.
+
+    NumPy, as it is kept: a tensor that an exporter traces must not be.
+    """
+    rows, columns = -(-h // WINDOW), -(-w // WINDOW)
+    regions = np.zeros((rows * WINDOW, columns * WINDOW), np.int64)
+    for region, part in enumerate((slice(-WINDOW, -SHIFT), slice(-SHIFT, None)), 1):
+        regions[part] += 3 * region
+        regions[:, part] += region
+    ids = regions.reshape(rows, WINDOW, columns, WINDOW).transpose(0, 2, 1, 3).reshape(-1, WINDOW * WINDOW)
+    return np.where(ids[:, None] == ids[:, :, None], 0, MASKED).astype(np.float32)

@@ -1,0 +1,118 @@
+"""The loop that every training runs in: rates, seeds, progress, curves and saving. What is learnt, its callers say."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from training.log import curves
+from training.progress import Progress
+from training.rules.base import Batch, Phase, Rule
+from training.schedule import warmup_cosine
+from training.stepping import Optimisation
+from training.turn import LossFunction, StepTurn
+
+__all__ = ["Plan", "Work", "train"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, in steps, and when it does what.
+
+    name: for the progress. out: folder of the run. warmup: steps before the cosine. seed: of what layers draw.
+    save_every, validate_every: steps between two calls of `Work.save` and `Work.validate`; the last step has both.
+    """
+
+    name: str
+    out: Path
+    steps: int
+    warmup: int
+    seed: int
+    save_every: int
+    validate_every: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command lends the loop.
+
+    batches: from a first step up to a last one, the batches of each; a step's depend on its number alone.
+    losses: task -> mean loss of a batch's content. weights: of the losses in their sum, by task.
+    save: writes what a killed run goes on from. validate: judges the weights as they are. Both are called in the first
+    process alone.
+    """
+
+    batches: Callable[[int, int], Iterator[Sequence[Batch]]]
+    losses: LossFunction
+    weights: Mapping[str, float]
+    save: Callable[[], None]
+    validate: Callable[[SummaryWriter], None] | None = None
+
+
+def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
+    """From `run.step` to the last step, saving on the way and at the end.
+
+    The optimiser's groups have their highest learning rate as `peak`. Raises DivergedError for losses or gradients
+    that are not finite, and what reading and writing raise.
+    """
+    phases = _Phases(run.module, rule.phases(plan.steps), plan.steps)
+    leads = run.fabric.is_global_zero
+    with (
+        curves(plan.out / "logs", first=run.step + 1) if leads else nullcontext() as writer,
+        Progress(plan.name, plan.steps, start=run.step) as progress,
+    ):
+        run.model.train()
+        for batches in work.batches(run.step, plan.steps):
+            step = run.step
+            phase = phases.enter(step)
+            torch.manual_seed(_seed(plan.seed, step, run.fabric.global_rank))
+            for group in run.optimizer.param_groups:
+                group["lr"] = warmup_cosine(step, plan.steps, peak=group["peak"], warmup=plan.warmup)
+            values = rule.step(StepTurn(run, batches, work.losses, work.weights, phase))
+            # Counted here, not where the optimiser steps: a rule may step it several times, or itself.
+            run.count()
+            progress.update(run.step, **values)
+            if writer is not None:
+                for name, value in values.items():
+                    writer.add_scalar(f"loss/{name}", value, run.step)
+                _due(run.step, plan, work, writer)
+
+
+def _due(step: int, plan: Plan, work: Work, writer: SummaryWriter) -> None:
+    """Validate and save, where it is time to; in this order, so that what was saved knows what was found."""
+    last = step == plan.steps
+    if work.validate and (last or (plan.validate_every and step % plan.validate_every == 0)):
+        work.validate(writer)
+    if last or step % plan.save_every == 0:
+        work.save()
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Of what layers draw in one step of one process: dropout and drop path. Both are below 2^52."""
+    return seed * 1_000_003 + step + (rank << 52)
+
+
+class _Phases:
+    """Which phase a step is in, and what trains in it."""
+
+    def __init__(self, model: nn.Module, phases: Sequence[Phase], steps: int) -> None:
+        self._ends = list(accumulate(phase.steps for phase in phases))
+        if not phases or self._ends[-1] != steps:
+            raise ValueError(f"the phases of the rule have {self._ends} steps, the run has {steps}")
+        self._phases = phases
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._now: Phase | None = None
+
+    def enter(self, step: int) -> str:
+        """Name of the phase of `step`; where it is a new one, its parameters are set to train."""
+        phase = next(p for p, end in zip(self._phases, self._ends, strict=True) if step < end)
+        if phase is not self._now:
+            for name, parameter in self._trained.items():
+                parameter.requires_grad_(phase.trains(name))
+            self._now = phase
+        return phase.name

@@ -1,0 +1,134 @@
+"""What a method is: for each slot a change, or none; what is trained of the backbone; and which streams there are.
+
+Counting, freezing, checkpoints and folding ask these objects and know no method by name. A change is a module of its
+own parameters; group numbers come with every call and are never stored.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from training.backbones.base import Backbone, Tap
+from training.layout import Layout, Stream
+from training.slots import Op, Slot, Weights, compute
+from training.tree import TaskTree
+
+__all__ = ["Base", "Change", "Method", "MethodSpec"]
+
+Base = Mapping[str, Tensor]  # the backbone's own tensors of a slot, by role
+
+
+class Change(nn.Module):
+    """Parameters at one slot, for groups of tasks. Subclasses say what they do with them."""
+
+    def forward(self, slot: Slot, base: Base, x: Tensor, streams: Sequence[Stream]) -> Tensor:
+        """The slot's output for stacked streams (len(streams) * N, ...), in their order."""
+        raise NotImplementedError
+
+    def version(self, stream: Stream) -> Hashable:
+        """Equal for streams whose tensors here are the same; None = the backbone's own."""
+        raise NotImplementedError
+
+    def effective(self, slot: Slot, base: Base, stream: Stream) -> Weights | Op:
+        """What does the same for one stream in eval mode, exactly."""
+        raise NotImplementedError
+
+    def start(self, base: Base) -> None:
+        """Begin at the backbone's tensors `base`: for what starts as a copy of them."""
+
+    def owners(self) -> Mapping[str, frozenset[str]]:
+        """The tasks that reach each of this change's parameters, by its name here."""
+        raise NotImplementedError
+
+
+class Method(nn.Module):
+    """A way to adapt a backbone to several tasks.
+
+    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layout: Layout,
+        changes: Mapping[str, Change] | None = None,
+        trained: Callable[[Slot, str], bool] = lambda slot, role: False,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.trained = frozenset(
+            name for slot in backbone.slots for role, name in slot.tensors.items() if trained(slot, role)
+        )
+        # A module's name holds no dots, a slot's does.
+        self.changes = nn.ModuleDict({_key(name): change for name, change in (changes or {}).items()})
+        # Not a submodule: the backbone is the model's, beside the method.
+        self._backbone = [backbone]
+
+    def streams(self, tasks: Sequence[str] | None = None) -> dict[str, tuple[Stream, ...]]:
+        """See `Layout.streams`."""
+        return self.layout.streams(self._backbone[0].slots, tasks)
+
+    def change(self, slot: Slot) -> Change | None:
+        found = dict(self.changes).get(_key(slot.name))
+        assert found is None or isinstance(found, Change)
+        return found
+
+    def forward(self, slot: Slot, x: Tensor, streams: Sequence[Stream]) -> Tensor:
+        base = self._backbone[0].tensors(slot)
+        change = self.change(slot)
+        return compute(slot, base, x) if change is None else change(slot, base, x, streams)
+
+    def version(self, slot: Slot, stream: Stream) -> Hashable:
+        """See `Change.version`."""
+        change = self.change(slot)
+        return None if change is None else change.version(stream)
+
+    def effective(self, slot: Slot, stream: Stream) -> Weights | Op:
+        """See `Change.effective`; a slot without a change has the backbone's own tensors."""
+        base = {role: tensor.detach() for role, tensor in self._backbone[0].tensors(slot).items()}
+        change = self.change(slot)
+        return Weights(base) if change is None else change.effective(slot, base, stream)
+
+    def freeze(self) -> None:
+        """Leave trainable what this method trains: its own parameters, and of the backbone's those it names."""
+        for name, parameter in self._backbone[0].trunk.named_parameters():
+            parameter.requires_grad_(name in self.trained)
+        self.requires_grad_(True)
+
+    def start(self) -> None:
+        """Begin at the backbone as it is now: with its weights loaded, the network is the backbone's."""
+        for slot in self._backbone[0].slots:
+            if change := self.change(slot):
+                change.start(self._backbone[0].tensors(slot))
+
+    def owners(self) -> dict[str, frozenset[str]]:
+        """The tasks that reach each of this method's own parameters, by its name here."""
+        return {
+            f"changes.{key}.{name}": tasks
+            for key, change in self.changes.items()
+            for name, tasks in change.owners().items()  # pyright: ignore[reportCallIssue]
+        }
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A row of the registry.
+
+    build: from backbone, tree, options and the place of the taps. options: a frozen dataclass; raises ConfigError for
+    values that fit nothing. tree: the trees that the method has: one for all tasks, one a task, or any. source: where
+    it was published. trains: in words. folds: what is left of it in a compiled graph.
+    """
+
+    build: Callable[[Backbone, TaskTree, Any, Tap], Method]
+    options: type
+    tree: Literal["shared", "independent", "any"]
+    kind: Literal["full", "partial", "low rank"]
+    source: str
+    trains: str
+    folds: str

@@ -1,0 +1,63 @@
+"""Options of methods, checked where they are made."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.backbones.base import Backbone
+from training.errors import ConfigError
+
+__all__ = ["LowRankOptions", "NoOptions", "one_of", "ranks_of"]
+
+# MTLoRA's, as released: constant factors, not alpha / rank.
+SCALE = 4.0
+DROPOUT = 0.05
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of methods that leave nothing to choose."""
+
+
+@dataclass(frozen=True)
+class LowRankOptions:
+    """Of methods that add low-rank adapters to every linear layer of a block.
+
+    rank: of the adapters, one for all stages or one for each; 0 = none there. scale: of what they add. dropout: on
+    their input. merge: of the layers that merge patches: train them, give them adapters of the stage's rank, or leave
+    them frozen. norms, tables: of layer norms and position tables: trained as one for all groups, trained for each
+    group, or frozen. patch: whether the patch embedding is trained.
+    """
+
+    rank: int | list[int] = 16
+    scale: float = SCALE
+    dropout: float = DROPOUT
+    merge: Literal["train", "lora", "frozen"] = "train"
+    norms: Literal["shared", "per_group", "frozen"] = "shared"
+    tables: Literal["shared", "per_group", "frozen"] = "shared"
+    patch: Literal["train", "frozen"] = "train"
+
+    def __post_init__(self) -> None:
+        ranks = self.rank if isinstance(self.rank, list) else [self.rank]
+        if not ranks or not all(isinstance(rank, int) and 0 <= rank <= 1024 for rank in ranks):
+            raise ConfigError(f"rank is {self.rank}; allowed are 0 (no adapters) to 1024, one or a list of one a stage")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; allowed are 0 up to, but not, 1")
+        one_of("merge", self.merge, ("train", "lora", "frozen"))
+        one_of("norms", self.norms, ("shared", "per_group", "frozen"))
+        one_of("tables", self.tables, ("shared", "per_group", "frozen"))
+        one_of("patch", self.patch, ("train", "frozen"))
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise ConfigError for a value that is not allowed."""
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(str, allowed))}")
+
+
+def ranks_of(rank: int | list[int], backbone: Backbone) -> list[int]:
+    """One rank a stage. Raises ConfigError for a list of another length."""
+    stages = len(backbone.widths)
+    ranks = rank if isinstance(rank, list) else [rank] * stages
+    if len(ranks) != stages:
+        raise ConfigError(f"rank is {ranks}; {backbone.name} has {stages} stages: give one rank, or {stages}")
+    return ranks

@@ -1,0 +1,80 @@
+"""The slow way through a backbone: each node of a plan once, one after another, with effective tensors.
+
+What a compiled graph does, and with a plan of one task the oracle of the tests: nothing is stacked.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.backbones.base import Tap
+from training.layout import reader
+from training.plan import Node, Plan
+from training.slots import Op, Slot, Weights, compute
+
+__all__ = ["Effective", "Planned"]
+
+# (slot, index of the node, its input, the inputs of all nodes of the slot) -> its output.
+Run = Callable[[Slot, int, Tensor, Sequence[Tensor]], Tensor]
+
+
+class Planned:
+    """One pass; a `Flow` whose values are lists: a tensor for each node of the slot last passed.
+
+    After the walk `taps` has the maps (N, h, w, C) of each task's stages.
+    """
+
+    def __init__(self, plan: Plan, tasks: Sequence[str], place: Tap, run: Run) -> None:
+        self.taps: dict[str, list[Tensor]] = {task: [] for task in tasks}
+        self._plan = plan
+        self._place = place
+        self._run = run
+        self._here: tuple[Node, ...] | None = None
+
+    def slot(self, slot: Slot, *values: Any) -> Any:
+        nodes = self._plan[slot.name]
+        if self._here is None:  # the images
+            values = tuple([value] for value in values)
+        moved = {id(v): [v[node.parent] for node in nodes] for v in values}
+        values = tuple(moved[id(v)] for v in values)
+        self._here = nodes
+        y = [self._run(slot, index, x, values[0]) for index, x in enumerate(values[0])]
+        return [y, *values[1:]] if len(values) > 1 else y
+
+    def each(self, function: Callable[..., Tensor], *values: Any) -> Any:
+        return [function(*parts) for parts in zip(*values, strict=True)]
+
+    def residual(self, x: Any, update: Any, drop_path: float) -> Any:
+        return [a + b for a, b in zip(x, update, strict=True)]
+
+    def tap(self, place: Tap, stage: int, x: Any) -> None:
+        if place == self._place:
+            nodes = self._here or ()
+            streams = [stream for node in nodes for stream in node.streams]
+            for task, maps in self.taps.items():
+                chosen = streams[reader(task, streams)]
+                maps.append(next(value for value, node in zip(x, nodes, strict=True) if chosen in node.streams))
+
+
+class Effective:
+    """Runs the nodes of a plan with what `effective(slot, index of the node)` says.
+
+    The dense product under a `low_rank_add` is computed once for all nodes that name its source.
+    """
+
+    def __init__(self, plan: Plan, effective: Callable[[Slot, int], Weights | Op]) -> None:
+        self._plan = plan
+        self._effective = effective
+        self._dense: dict[tuple[str, int], Tensor] = {}
+
+    def __call__(self, slot: Slot, index: int, x: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        found = self._effective(slot, index)
+        if isinstance(found, Weights):
+            return compute(slot, found.tensors, x)
+        source = next(i for i, node in enumerate(self._plan[slot.name]) if found.source in node.streams)
+        if (slot.name, source) not in self._dense:
+            self._dense[slot.name, source] = compute(slot, found.base, inputs[source])
+        low = F.linear(F.linear(x, found.down) * found.scale, found.up)
+        return self._dense[slot.name, source] + low
