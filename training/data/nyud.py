@@ -77,7 +77,9 @@ class NYUD(PhotoSet):
         super().__init__(photos, labels)
         self._millimetres = self._first_unit() if "depth" in labels else False
         self._axes = find_axes(self._floors())
-        self.notes = self._found()
+        unit = f"depth: the files hold {'millimetres' if self._millimetres else 'metres'}"
+        found = {"depth": unit, "normals": axes_note(self._axes)}
+        self.notes = tuple(note for task, note in found.items() if task in labels)
 
     def read(self, task: str, path: Path, size: tuple[int, int]) -> NDArray:
         """See `PhotoSet.read`. Raises DataError for depth of another unit than the set's first file, too."""
@@ -121,19 +123,12 @@ class NYUD(PhotoSet):
                 vectors, classes = _vectors(both[0][name]), read_classes(both[1][name], None, 40, first=1)
                 yield vectors, nearest(classes, vectors.shape[:2]) == _FLOOR
 
-    def _found(self) -> tuple[str, ...]:
-        depth = [f"depth: the files hold {'millimetres' if self._millimetres else 'metres'}"]
-        return (
-            *(depth if "depth" in self.records else []),
-            *([axes_note(self._axes)] if "normals" in self.records else []),
-        )
-
 
 def _depths(path: Path) -> NDArray[np.float32]:
     """As stored, (H, W); 0 where there is no number. Raises OSError, or DataError for negative ones."""
     stored = read_array(path).astype(np.float32)
-    if stored.min(initial=0) < 0:
-        raise DataError(f"{path}: found the depth {stored.min():g}; allowed are numbers above 0, and 0 for none")
+    if (negative := stored[stored < 0]).size:
+        raise DataError(f"{path}: found the depth {negative[0]:g}; allowed are numbers above 0, and 0 for none")
     return np.where(np.isfinite(stored), stored, np.float32(0))
 
 
