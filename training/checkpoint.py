@@ -15,7 +15,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ptsa_serve.files import replace_file
-from training.backbones.loading import TORCH_FILES
 from training.checkpoint_v1 import upgraded_config, upgraded_tensors
 from training.errors import CheckpointError
 from training.model import ModelConfig, PTSAModel
@@ -123,21 +122,19 @@ def sha256(path: Path) -> str:
 
 
 def is_checkpoint(path: Path | str) -> bool:
-    """Whether a file holds a whole model, not a backbone alone, as a file of torch does.
+    """Whether a safetensors file holds a whole model, not a backbone alone.
 
     Raises FileNotFoundError, or CheckpointError for a file of another kind.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of weights; `python -m training pretrain` or `fit` writes one")
-    if Path(path).suffix in TORCH_FILES:
-        return False
     try:
         with safe_open(path, "pt") as file:
             return "ptsa" in (file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is no ptsa checkpoint or weights, or damaged ({error}); "
-            "take the .safetensors file that `python -m training pretrain` or `fit` wrote, or a backbone's .pth"
+            "take the .safetensors file that `python -m training pretrain` or `fit` wrote"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Backbones by name: each lists its slots and stages; weights are loaded in `loading`."""
 
 from training.backbones.base import Backbone
-from training.backbones.pvt import PVTS, PVT
+from training.backbones.pvt import PVT, PVTS
 from training.backbones.swin import SWINS, Swin
 from training.errors import ConfigError
 

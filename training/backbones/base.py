@@ -74,7 +74,7 @@ class Backbone(nn.Module, ABC):
         return {role: self.trunk.get_parameter(name) for role, name in slot.tensors.items()}
 
     def tap_widths(self, place: Tap) -> tuple[int, ...]:
-        """Channels of each stage's map at a place: merged, it is what enters the next stage; the last has no merging."""
+        """Channels of each stage's map at a place: merged, it is what enters the next stage; the last stays."""
         return self.widths if place == "stage" else (*self.widths[1:], self.widths[-1])
 
     def maps(self, images: Tensor) -> list[Tensor]:

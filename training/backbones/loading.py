@@ -23,8 +23,8 @@ __all__ = ["HUB", "TORCH_FILES", "load_backbone", "pretrained"]
 # Endings of what torch.save writes.
 TORCH_FILES = (".pth", ".pt", ".bin")
 
-# timm's names with their tags, as the defaults differ in data. ImageNet-1k alone where there is such a file: what MTLoRA
-# and PTSA start from.
+# timm's names with their tags, as its defaults differ in data. ImageNet-1k alone where there is such a file: what
+# MTLoRA (arXiv 2403.20320) starts from.
 HUB = {
     "swin_tiny": "swin_tiny_patch4_window7_224.ms_in1k",
     "swin_small": "swin_small_patch4_window7_224.ms_in1k",
@@ -105,7 +105,9 @@ def _read_torch(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # torch has no error of its own for what is damaged
-        raise CheckpointError(f"{path} is no file of torch, or damaged ({type(error).__name__}); make it again") from None
+        raise CheckpointError(
+            f"{path} is no file of torch, or damaged ({type(error).__name__}); make it again"
+        ) from None
 
 
 def _put(backbone: Backbone, stored: dict[str, Tensor], source: str) -> None:

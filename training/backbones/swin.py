@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.layers import calculate_drop_path_rates, resize_rel_pos_bias_table
+from timm.layers import calculate_drop_path_rates
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
@@ -122,10 +122,13 @@ def _slots(trunk: Any) -> Iterator[Slot]:
 
 
 def _resized(table: Tensor, like: Tensor) -> Tensor:
-    """A position table of another window at the size of `like`; one of other heads as it is."""
-    if table.ndim != 2 or table.shape[1] != like.shape[1] or math.isqrt(len(table)) ** 2 != len(table):
+    """A position table of another window at the size of `like`, bicubic as in the official code; or as it is."""
+    heads, size = like.shape[1], math.isqrt(len(like))
+    side = math.isqrt(table.numel() // heads)
+    if side in (0, size) or table.shape != (side * side, heads):
         return table
-    return resize_rel_pos_bias_table(table, (WINDOW, WINDOW), tuple(like.shape))
+    planes = table.T.reshape(1, heads, side, side)
+    return F.interpolate(planes, size=(size, size), mode="bicubic").flatten(2)[0].T
 
 
 def _channels_last(x: Tensor) -> Tensor:
