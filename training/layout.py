@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.backbones.base import Tap
-from training.slots import Slot, SlotKind
+from training.slots import MERGING, Slot, SlotKind
 from training.tree import Group, TaskTree
 
 __all__ = ["Layout", "Stream", "parent", "reader"]
@@ -40,7 +40,7 @@ class Layout:
             if slot.last and slot.kind == self.teeth:
                 forked = slot.stage
             flow = [Stream(group) for group in self.tree.groups(slot.stage) if wanted & set(group)]
-            here = forked == slot.stage and (slot.block is not None or self.tap == "merged")
+            here = forked == slot.stage and (slot.kind not in MERGING or self.tap == "merged")
             teeth = [Stream((task,), tooth=True) for task in self.tree.tasks if here and task in wanted]
             found[slot.name] = (*flow, *teeth)
         return found

@@ -12,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ADAPTED", "NORMS", "LowRankProduct", "Op", "Slot", "SlotKind", "Weights", "compute", "position_bias"]
+__all__ = [
+    "ADAPTED",
+    "MERGING",
+    "NORMS",
+    "LowRankProduct",
+    "Op",
+    "Slot",
+    "SlotKind",
+    "Weights",
+    "compute",
+    "position_bias",
+]
 
 SlotKind = Literal[
     "patch", "patch_norm", "norm", "qkv", "q", "kv", "spatial_reduction", "spatial_norm", "table", "proj", "fc1",
@@ -22,6 +33,8 @@ SlotKind = Literal[
 # Where low-rank adapters sit: every linear layer of a block (MTLoRA, arXiv 2403.20320; PVTv2 has q and kv for qkv).
 ADAPTED: frozenset[SlotKind] = frozenset({"qkv", "q", "kv", "proj", "fc1", "fc2"})
 NORMS: frozenset[SlotKind] = frozenset({"patch_norm", "norm", "spatial_norm", "merge_norm", "stage_norm"})
+# Between two stages, behind what decoders read as the stage.
+MERGING: frozenset[SlotKind] = frozenset({"merge_norm", "reduction"})
 
 
 @dataclass(frozen=True, eq=False)

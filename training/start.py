@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from training.backbones import build_backbone
-from training.backbones.loading import load_backbone
+from training.backbones.loading import TORCH_FILES, load_backbone
 from training.checkpoint import is_checkpoint, misfits, read_config, read_tensors
 from training.errors import CheckpointError
 from training.model import ModelConfig, PTSAModel
@@ -20,7 +20,7 @@ def take_over(model: PTSAModel, path: Path) -> None:
     What a method added is taken over where the file has it, decoders of the tasks that both have. Raises
     FileNotFoundError, or CheckpointError if the file is of another network.
     """
-    if is_checkpoint(path):
+    if path.suffix not in TORCH_FILES and is_checkpoint(path):
         stored = read_config(path)
         tensors = read_tensors(path)
         _refuse_other_models(model, stored, tensors, path)

@@ -1,4 +1,4 @@
-"""A Swin small enough for milliseconds, and data sets of a few photos in the layouts of the real ones."""
+"""A Swin and a PVT small enough for milliseconds, and data sets of a few photos in the layouts of the real ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ import scipy.io
 import torch
 from PIL import Image
 
+from training.backbones.pvt import PVTS
 from training.backbones.swin import SWINS
 from training.fit import FitConfig
 from training.model import ModelConfig, PTSAModel
@@ -21,8 +22,11 @@ TREE = TaskTree.parse(
 
 
 @pytest.fixture(autouse=True)
-def small_swin(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SWINS, "swin_test", {"embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3)})
+    monkeypatch.setitem(
+        PVTS, "pvt_test", {"depths": (1, 1, 2, 1), "embed_dims": (8, 8, 12, 16), "num_heads": (1, 2, 2, 4)}
+    )
     torch.manual_seed(0)
 
 

@@ -1,10 +1,12 @@
-"""Stacked streams against two slow oracles: plain timm Swins with folded weights, and a plan of one task at a time."""
+"""Stacked streams against a slow oracle: timm's own network, once a task, with folded weights."""
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from training.changes import LowRank
@@ -14,6 +16,18 @@ from training.tree import TaskTree
 
 TASKS = ("segmentation", "depth", "normals", "saliency")
 SIZES = [(64, 96), (96, 64), (32, 32)]
+
+Randomise = Callable[[PTSAModel], PTSAModel]
+
+
+@pytest.fixture(params=["swin_test", "pvt_test"])
+def backbone(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(backbone: str, tree: TaskTree, randomise: Randomise) -> PTSAModel:
+    return randomise(PTSAModel(ModelConfig(backbone, tree, options={"rank": [2, 2, 3, 3]}, width=8)))
 
 
 def taps(model: PTSAModel, images: Tensor) -> dict[str, list[Tensor]]:
@@ -29,21 +43,24 @@ def taps(model: PTSAModel, images: Tensor) -> dict[str, list[Tensor]]:
     return found
 
 
+def timm_maps(trunk: Any, images: Tensor) -> list[Tensor]:
+    """Stage outputs (N, h, w, C) through timm's own code."""
+    if isinstance(trunk, SwinTransformer):
+        trunk.set_input_size(img_size=tuple(images.shape[-2:]), window_size=7, always_partition=True)
+    maps = trunk.forward_intermediates(images, intermediates_only=True)
+    return [planes.permute(0, 2, 3, 1) for planes in maps]
+
+
 def oracle(model: PTSAModel, task: str, images: Tensor) -> list[Tensor]:
-    """Stage outputs of one task through timm's own Swin, with that task's weights in it."""
+    """Stage outputs of one task through timm's own network, with that task's weights in it."""
     model = copy.deepcopy(model)
-    swin = model.backbone.trunk
+    trunk = model.backbone.trunk
     for slot, streams in model.method.streams([task]).items():
         found = model.method.effective(model.backbone._at[slot], streams[0])
         assert isinstance(found, Weights)
         for role, name in model.backbone._at[slot].tensors.items():
-            swin.get_parameter(name).data.copy_(found.tensors[role])
-    swin.set_input_size(img_size=tuple(images.shape[-2:]), window_size=7, always_partition=True)
-    x, maps = swin.patch_embed(model.normalised(images)), []
-    for stage in swin.layers:
-        x = stage(x)
-        maps.append(x)
-    return maps
+            trunk.get_parameter(name).data.copy_(found.tensors[role])
+    return timm_maps(trunk, model.normalised(images))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -88,15 +105,16 @@ def test_a_groups_adapter_changes_its_tasks_alone(model: PTSAModel, tree: TaskTr
     for stage in range(4):
         for index, group in enumerate(tree.groups(stage)):
             changed = copy.deepcopy(model)
-            changed.get_parameter(f"method.changes.layers/{stage}/blocks/0/mlp/fc1.up.{index}").add_(1.0)
+            slot = next(slot for slot in model.backbone.slots if (slot.stage, slot.kind) == (stage, "fc1"))
+            changed.get_parameter(f"method.changes.{slot.name.replace('.', '/')}.up.{index}").add_(1.0)
             after = changed(images)
             moved = {task for task in TASKS if not torch.allclose(before[task], after[task], atol=1e-5)}
             assert moved == set(group), f"stage {stage}, group {group}"
 
 
 @torch.no_grad()
-def test_independent_tree_splits_at_the_first_stage(randomise: Callable[[PTSAModel], PTSAModel]) -> None:
-    config = ModelConfig("swin_test", TaskTree.independent(TASKS), options={"rank": 2}, width=8)
+def test_independent_tree_splits_at_the_first_stage(backbone: str, randomise: Randomise) -> None:
+    config = ModelConfig(backbone, TaskTree.independent(TASKS), options={"rank": 2}, width=8)
     model = randomise(PTSAModel(config))
     images = torch.rand(2, 3, 64, 64) * 255
     found = taps(model, images)
@@ -104,9 +122,9 @@ def test_independent_tree_splits_at_the_first_stage(randomise: Callable[[PTSAMod
         torch.testing.assert_close(found[task][-1], oracle(model, task, images)[-1], atol=1e-3, rtol=1e-4)
 
 
-def test_stochastic_depth_draws_once_a_photo_for_all_streams(tree: TaskTree) -> None:
+def test_stochastic_depth_draws_once_a_photo_for_all_streams(backbone: str, tree: TaskTree) -> None:
     """With nothing learnt, groups differ by nothing but what is drawn: so they must not differ."""
-    config = ModelConfig("swin_test", tree, options={"rank": 2, "dropout": 0.0}, width=8)
+    config = ModelConfig(backbone, tree, options={"rank": 2, "dropout": 0.0}, width=8)
     model = PTSAModel(config, drop_path=0.5).train()
     images = torch.rand(8, 3, 32, 32) * 255
     found = taps(model, images)

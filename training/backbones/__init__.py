@@ -1,6 +1,7 @@
 """Backbones by name: each lists its slots and stages; weights are loaded in `loading`."""
 
 from training.backbones.base import Backbone
+from training.backbones.pvt import PVT, PVTS
 from training.backbones.swin import SWINS, Swin
 from training.errors import ConfigError
 
@@ -10,7 +11,7 @@ __all__ = ["MEAN", "STD", "Backbone", "build_backbone", "known_backbones"]
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
-FAMILIES = ((SWINS, Swin),)
+FAMILIES = ((SWINS, Swin), (PVTS, PVT))
 
 
 def known_backbones() -> tuple[str, ...]:

@@ -44,18 +44,16 @@ class Flow(Protocol):
 class Backbone(nn.Module, ABC):
     """timm's network as `trunk`, and its slots in the order in which `walk` comes to them.
 
-    widths: channels that leave each stage. strides: of those maps. drop_path: of the last block, from 0 in the first.
+    widths: channels that leave each stage, at strides 4, 8, 16 and so on.
     """
 
     widths: tuple[int, ...]
-    strides: tuple[int, ...]
 
-    def __init__(self, name: str, trunk: nn.Module, slots: Sequence[Slot], *, drop_path: float = 0.0) -> None:
+    def __init__(self, name: str, trunk: nn.Module, slots: Sequence[Slot]) -> None:
         super().__init__()
         self.name = name
         self.trunk = trunk
         self.slots = tuple(slots)
-        self.drop_path = drop_path
         self._at = {slot.name: slot for slot in slots}
         missing = {n for n, _ in trunk.named_parameters()} - {p for s in slots for p in s.tensors.values()}
         assert not missing, f"no slot holds {sorted(missing)}"
@@ -64,12 +62,19 @@ class Backbone(nn.Module, ABC):
     def walk(self, images: Tensor, flow: Flow) -> None:
         """Normalised images (N, 3, H, W) through every slot; stage outputs go to `flow.tap`."""
 
+    @abstractmethod
+    def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a published layout under the trunk's names, brought to its sizes where that can be done.
+
+        What belongs to another network is left in, for whoever compares.
+        """
+
     def tensors(self, slot: Slot) -> dict[str, nn.Parameter]:
         """The slot's own tensors by role."""
         return {role: self.trunk.get_parameter(name) for role, name in slot.tensors.items()}
 
     def tap_widths(self, place: Tap) -> tuple[int, ...]:
-        """Channels of each stage's map at a place: merging doubles them, and the last stage has none."""
+        """Channels of each stage's map at a place: merged, it is what enters the next stage; the last stays."""
         return self.widths if place == "stage" else (*self.widths[1:], self.widths[-1])
 
     def maps(self, images: Tensor) -> list[Tensor]:

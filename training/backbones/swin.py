@@ -4,14 +4,17 @@ Windows have 7 x 7 tokens at every size and are never shrunk, so that weights fi
 7 are padded behind the norm, as in the official code.
 """
 
+import math
+import re
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from timm.layers import calculate_drop_path_rates
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
@@ -22,6 +25,8 @@ __all__ = ["SWINS", "WINDOW", "Swin"]
 
 WINDOW = 7
 SHIFT = WINDOW // 2
+TABLE = "relative_position_bias_table"
+BUFFERS = ("relative_position_index", "attn_mask")  # in official files; made anew for every size
 MASKED = -100.0  # official code: after the softmax its weight is 0 in fp32
 
 # timm's constructor arguments. nano is tiny at half the width; the others are Liu et al. 2021, table 7.
@@ -41,29 +46,40 @@ class Swin(Backbone):
         # Built for one size; the walk makes windows and masks for the size that it sees.
         trunk = SwinTransformer(window_size=WINDOW, num_classes=0, always_partition=True, **SWINS[name])
         trunk.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  every tap is before it
-        self._depths: tuple[int, ...] = SWINS[name]["depths"]
+        depths = SWINS[name]["depths"]
+        self._drops = calculate_drop_path_rates(drop_path, depths, stagewise=True)
         self._heads: tuple[int, ...] = SWINS[name]["num_heads"]
-        self.widths = tuple(SWINS[name]["embed_dim"] * 2**stage for stage in range(len(self._depths)))
-        self.strides = tuple(4 * 2**stage for stage in range(len(self._depths)))
-        super().__init__(name, trunk, list(_slots(trunk, self._depths)), drop_path=drop_path)
+        self.widths = tuple(SWINS[name]["embed_dim"] * 2**stage for stage in range(len(depths)))
+        super().__init__(name, trunk, list(_slots(trunk)))
 
     def walk(self, images: Tensor, flow: Flow) -> None:
         x = flow.slot(self._at["patch_embed.proj"], images)
         x = flow.each(_channels_last, x)
         x = flow.slot(self._at["patch_embed.norm"], x)
-        drops = iter(torch.linspace(0, self.drop_path, sum(self._depths)).tolist())
         size = (images.shape[-2] // 4, images.shape[-1] // 4)
-        for stage, depth in enumerate(self._depths):
-            for block in range(depth):
-                x = self._block(x, flow, stage, block, size, next(drops))
+        for stage, drops in enumerate(self._drops):
+            for block, drop_path in enumerate(drops):
+                x = self._block(x, flow, stage, block, size, drop_path)
             size = (-(-size[0] // 2), -(-size[1] // 2))
             flow.tap("stage", stage, x)
-            if stage + 1 < len(self._depths):
+            if stage + 1 < len(self._drops):
                 merging = f"layers.{stage + 1}.downsample"
                 x = flow.each(_neighbours, x)
                 x = flow.slot(self._at[f"{merging}.norm"], x)
                 x = flow.slot(self._at[f"{merging}.reduction"], x)
             flow.tap("merged", stage, x)
+
+    def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        # The official layout has patches merged at the end of a stage, timm's at the start of the next one.
+        official = "layers.0.downsample.reduction.weight" in weights
+        own, found = self.trunk.state_dict(), {}
+        for name, tensor in weights.items():
+            if name.endswith(BUFFERS):
+                continue
+            if official:
+                name = re.sub(r"^layers\.(\d+)\.downsample", lambda at: f"layers.{int(at[1]) + 1}.downsample", name)
+            found[name] = _resized(tensor, own[name]) if name.endswith(TABLE) and name in own else tensor
+        return found
 
     def _block(self, x: Any, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float) -> Any:
         path, shift, heads = f"layers.{stage}.blocks.{block}", SHIFT * (block % 2), self._heads[stage]
@@ -83,15 +99,19 @@ class Swin(Backbone):
         return flow.residual(x, h, drop_path)
 
 
-def _slots(trunk: Any, depths: tuple[int, ...]) -> Iterator[Slot]:
+def _slots(trunk: Any) -> Iterator[Slot]:
     """In the order of the walk."""
     yield conv_slot("patch_embed.proj", "patch", trunk.patch_embed.proj, stage=0)
     yield norm_slot("patch_embed.norm", "patch_norm", trunk.patch_embed.norm, stage=0)
-    for stage, depth in enumerate(depths):
-        for number in range(depth):
-            path, block = f"layers.{stage}.blocks.{number}", cast(Any, trunk.layers[stage].blocks[number])
-            where = {"stage": stage, "block": number, "last": number + 1 == depth}
-            table = {"table": f"{path}.attn.relative_position_bias_table"}
+    for stage, module in enumerate(trunk.layers):
+        if stage:
+            path, merging = f"layers.{stage}.downsample", module.downsample
+            yield norm_slot(f"{path}.norm", "merge_norm", merging.norm, stage=stage - 1)
+            yield linear_slot(f"{path}.reduction", "reduction", merging.reduction, stage=stage - 1)
+        for number, block in enumerate(module.blocks):
+            path = f"layers.{stage}.blocks.{number}"
+            where = {"stage": stage, "block": number, "last": number + 1 == len(module.blocks)}
+            table = {"table": f"{path}.attn.{TABLE}"}
             yield norm_slot(f"{path}.norm1", "norm", block.norm1, **where)
             yield linear_slot(f"{path}.attn.qkv", "qkv", block.attn.qkv, **where)
             yield Slot(f"{path}.attn", "table", "position_bias", tensors=table, attributes={"window": WINDOW}, **where)
@@ -99,10 +119,16 @@ def _slots(trunk: Any, depths: tuple[int, ...]) -> Iterator[Slot]:
             yield norm_slot(f"{path}.norm2", "norm", block.norm2, **where)
             yield linear_slot(f"{path}.mlp.fc1", "fc1", block.mlp.fc1, **where)
             yield linear_slot(f"{path}.mlp.fc2", "fc2", block.mlp.fc2, **where)
-        if stage + 1 < len(depths):
-            path, merging = f"layers.{stage + 1}.downsample", trunk.layers[stage + 1].downsample
-            yield norm_slot(f"{path}.norm", "merge_norm", merging.norm, stage=stage)
-            yield linear_slot(f"{path}.reduction", "reduction", merging.reduction, stage=stage)
+
+
+def _resized(table: Tensor, like: Tensor) -> Tensor:
+    """A position table of another window at the size of `like`, bicubic as in the official code; or as it is."""
+    heads, size = like.shape[1], math.isqrt(len(like))
+    side = math.isqrt(table.numel() // heads)
+    if side in (0, size) or table.shape != (side * side, heads):
+        return table
+    planes = table.T.reshape(1, heads, side, side)
+    return F.interpolate(planes, size=(size, size), mode="bicubic").flatten(2)[0].T
 
 
 def _channels_last(x: Tensor) -> Tensor:

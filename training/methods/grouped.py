@@ -9,7 +9,7 @@ from training.methods.options import LowRankOptions, ranks_of
 from training.slots import ADAPTED, NORMS, Slot
 from training.tree import TaskTree
 
-__all__ = ["extras", "grouped"]
+__all__ = ["adapted", "extras", "grouped"]
 
 
 def grouped(backbone: Backbone, tree: TaskTree, options: LowRankOptions, tap: Tap) -> Method:
@@ -17,17 +17,23 @@ def grouped(backbone: Backbone, tree: TaskTree, options: LowRankOptions, tap: Ta
     ranks = ranks_of(options.rank, backbone)
     changes: dict[str, Change] = {}
     for slot in backbone.slots:
-        adapted = slot.kind in ADAPTED or (slot.kind == "reduction" and options.merge == "lora")
         base, groups = backbone.tensors(slot), tree.groups(slot.stage)
-        if adapted and slot.op != "linear":
-            raise ConfigError(f"{backbone.name} merges patches by a convolution: merge=lora is for linear layers")
-        if adapted and ranks[slot.stage]:
+        if adapted(slot, options) and ranks[slot.stage]:
             changes[slot.name] = LowRank(
                 base["weight"], groups, rank=ranks[slot.stage], scale=options.scale, dropout=options.dropout
             )
         elif _policy(slot, options) == "per_group":
             changes[slot.name] = Copies(base, groups)
     return Method(backbone, Layout(tree, tap=tap), changes, lambda slot, role: extras(slot, options))
+
+
+def adapted(slot: Slot, options: LowRankOptions) -> bool:
+    """Whether low-rank adapters belong at a slot. Raises ConfigError where patches are merged by a convolution."""
+    if slot.kind != "reduction" or options.merge != "lora":
+        return slot.kind in ADAPTED
+    if slot.op != "linear":
+        raise ConfigError("merge is lora, but this backbone merges patches by a convolution; choose train or frozen")
+    return True
 
 
 def extras(slot: Slot, options: LowRankOptions) -> bool:

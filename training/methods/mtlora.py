@@ -22,7 +22,7 @@ from training.backbones.base import Backbone, Tap
 from training.changes import LowRank, factors
 from training.layout import Layout, Stream
 from training.methods.base import Base, Change, Method, MethodSpec
-from training.methods.grouped import extras
+from training.methods.grouped import adapted, extras
 from training.methods.options import LowRankOptions, one_of, ranks_of
 from training.slots import ADAPTED, Op, Slot, compute
 from training.tree import TaskTree
@@ -96,7 +96,7 @@ def build(backbone: Backbone, tree: TaskTree, options: Options, tap: Tap) -> Met
             forked.add(slot.stage)
         if slot.kind in ADAPTED and slot.stage in forked and rank:
             changes[slot.name] = TwoInputs(slot, base["weight"], tree.tasks, rank, options)
-        elif rank and (slot.kind in ADAPTED or (slot.kind == "reduction" and options.merge == "lora")):
+        elif rank and adapted(slot, options):
             changes[slot.name] = LowRank(
                 base["weight"], [tree.tasks], rank=rank, scale=options.scale, dropout=options.dropout
             )
