@@ -78,7 +78,7 @@ def read_tree(path: Path) -> TaskTree:
     """The tree that a search left. Raises ConfigError for another file, OSError."""
     try:
         return TaskTree.from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ConfigError(f"{path} holds no tree; `python -m training similarity` writes one, as tree.json") from None
 
 
