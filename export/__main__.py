@@ -13,10 +13,12 @@ from export.figures import read_figures, read_json
 from export.graphs import SIZES
 from export.outputs import refuse_unwritable
 from export.photos import choose_photos
+from export.tree import TreeConfig, choose
 from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import PTSAError
 from training.errors import TrainingError
+from training.tree_text import tree_text
 
 # What a user can cause; anything else is a fault of ours and shows its traceback.
 MISTAKES = (ExportError, TrainingError, PTSAError, OSError)
@@ -87,6 +89,23 @@ def unpack(artifact: Path, out: Path) -> None:
     refuse_unwritable(out)
     Artifact.open(artifact).write_external_data(out)
     click.echo(f"wrote {out}")
+
+
+@main.command("tree")
+@click.argument("search", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--max-ms", type=click.FloatRange(min=0, min_open=True), help="A photo, on this machine's engine.")
+@click.option("--max-multiply-adds", type=click.IntRange(min=1), help="A photo.")
+@click.option("--max-trainable", type=click.IntRange(min=1), help="Parameters, decoders among them.")
+@click.option("--rank", default=16, show_default=True, help="Of the adapters, for --max-trainable.")
+@click.option("--size", default="448x448", show_default=True, help="HxW of the photos.")
+@click.option("--threads", default=2, show_default=True, help="Of the engine.")
+def tree_command(size: str, **options) -> None:
+    """Choose the best tree within a budget, for the folder SEARCH that `python -m training similarity` wrote."""
+    (only,) = parse_sizes(size)[:1]
+    choice = choose(TreeConfig(size=only, **options), report=_report)
+    click.echo(f"{tree_text(choice.tree)}\n\ntree: {choice.tree}\ncost J: {choice.objective:.4f}")
+    for name, cost in choice.costs.items():
+        click.echo(f"{name}: {cost:,.10g}")
 
 
 @main.command("annotate")
