@@ -19,6 +19,7 @@ class Part(PhotoSet):
 
     def __init__(self, whole: PhotoSet, indices: Sequence[int]) -> None:
         self._whole, self._indices = whole, indices
+        self.tolerance, self.notes = whole.tolerance, whole.notes  # which every set has a default of
 
     def __getattr__(self, name: str) -> Any:
         # Whatever else a set says of itself. Not while this is being copied to a worker, without `_whole` yet.
@@ -34,6 +35,9 @@ class Part(PhotoSet):
 
     def photo_path(self, index: int) -> Path:
         return self._whole.photo_path(self._indices[index])
+
+    def label_path(self, task: str, index: int) -> Path | None:
+        return self._whole.label_path(task, self._indices[index])
 
     def label_paths(self, task: str) -> list[Path]:
         names = {self.photo_path(index).stem for index in range(len(self))}

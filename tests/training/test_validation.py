@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from training.checkpoint import load_checkpoint, read_info
 from training.data.nyu import NYU
+from training.data.nyud import NYUD
 from training.errors import ConfigError
 from training.evaluate import figures
 from training.fit import BEST, RESULT, RESUME, FitConfig, fit
@@ -52,6 +53,13 @@ def test_a_share_of_nothing_holds_nothing_out(data: dict[str, Path]) -> None:
     one = Part(whole, [0])
     with pytest.raises(ConfigError, match=r"--hold_out 0.05 leaves none of the 1 photos of nyu to train on"):
         hold_out(one, 0.05, 0)
+
+
+def test_a_part_of_a_set_is_measured_and_labelled_as_the_whole(archives: dict[str, Path]) -> None:
+    whole = NYUD(archives["nyud_arrays"], "train")
+    part = Part(whole, [3, 5])
+    assert (part.tolerance, part.records, part.notes) == (0.011, whole.records, whole.notes)
+    assert part.label_path("depth", 1) == whole.label_path("depth", 5)
 
 
 def test_a_part_of_a_set_reaches_a_worker(data: dict[str, Path]) -> None:
