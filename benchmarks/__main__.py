@@ -8,8 +8,10 @@ import click
 from benchmarks.accuracy import measure_accuracy, measure_trivial
 from benchmarks.graph import measure_graph
 from benchmarks.measurement import Measurement, is_measurement, save, table
+from benchmarks.methods import comparison, measure_methods, summary
 from benchmarks.picture import draw
 from benchmarks.service import measure_load, measure_memory, measure_requests
+from benchmarks.suites import SUITES
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import PTSAError
@@ -110,6 +112,26 @@ def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, nam
 @_split
 def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
     _report(measure_trivial(name=name, root=root, split=split), out)
+
+
+@main.command(help="Which method is best? Trains every arm of a suite; stop it and run it again as you like.")
+@click.option("--suite", type=click.Choice(list(SUITES)), default="nyu-nano", show_default=True)
+@click.option("--data", multiple=True, required=True, help="NAME=FOLDER of a data set; may be repeated")
+@click.option("--start", type=click.Path(path_type=Path), required=True, help="weights of the backbone, for every run")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/methods"), show_default=True)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("benchmarks/results/methods"),
+    show_default=True,
+    help="a small JSON file a run; those that are there are not run again",
+)
+@_out
+def methods(suite: str, data: tuple[str, ...], start: Path, runs: Path, results: Path, out: Path | None) -> None:
+    sets = {name: Path(folder) for name, _, folder in (text.partition("=") for text in data)}
+    found = measure_methods(SUITES[suite], data=sets, start=start, runs=runs / suite, results=results / suite)
+    print(comparison(found))
+    save(summary(suite, found), out)
 
 
 @main.command(help="What do the maps look like? Writes a contact sheet.")

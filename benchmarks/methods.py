@@ -16,15 +16,16 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.delta import FIGURES, delta_m
+from benchmarks.measurement import Measurement
 from benchmarks.suites import Arm, Suite
 from ptsa_serve.files import replace_file
 from ptsa_serve.tasks import TASKS, Kind
 from training.checkpoint import load_checkpoint
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import fit
-from training.tree import TaskTree
+from training.grouping import find_tree, read_tree
 
-__all__ = ["Run", "claims", "measure_methods", "rows"]
+__all__ = ["Run", "claims", "comparison", "measure_methods", "rows", "summary"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,18 @@ class Run:
     seconds: float | None
 
 
-def measure_methods(
-    suite: Suite, found: TaskTree, *, data: Mapping[str, Path], start: Path, runs: Path, results: Path
-) -> list[Run]:
+def measure_methods(suite: Suite, *, data: Mapping[str, Path], start: Path, runs: Path, results: Path) -> list[Run]:
     """Train and evaluate what has no result yet. runs: a folder for trainings, results: one for their JSON files.
 
     Raises what `fit` and `evaluate` raise.
     """
+    tree = results / "tree.json"
+    if not tree.exists():
+        find_tree(suite.search(data, start, runs / "similarity"))
+        results.mkdir(parents=True, exist_ok=True)
+        for name in ("similarity.json", "similarity.png", "tree.txt", "tree.json"):  # the tree last: all of it is there
+            replace_file(results / name, (runs / "similarity" / name).read_bytes())
+    found = read_tree(tree)
     jobs = [(arm, seed) for arm in suite.arms(found) for seed in arm.seeds]
     # One seed of everything before the second of anything: a suite that is stopped has all its rows.
     jobs.sort(key=lambda job: job[1])
@@ -57,7 +63,6 @@ def measure_methods(
         path = results / f"{name}.json"
         if not path.exists():
             run = _train(suite, arm, seed, data, start, runs / name)
-            results.mkdir(parents=True, exist_ok=True)
             replace_file(path, json.dumps(vars(run), indent=1).encode() + b"\n")
         done.append(Run(**json.loads(path.read_text())))
     return done
@@ -126,6 +131,33 @@ def claims(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ):
         found.append({"claim": claim, "holds": own <= limit, "ours": own, "theirs": limit})
     return found
+
+
+def comparison(runs: Sequence[Run]) -> str:
+    """Both tables, for people."""
+    table = rows(runs)
+    tasks = list(runs[0].figures)
+    lines = ["| arm | trained, M | " + " | ".join(tasks) + " | delta m, % | seeds |"]
+    lines.append("|---" * (len(tasks) + 4) + "|")
+    for row in table:
+        spread = "" if row["delta_m_sd"] is None else f" ± {row['delta_m_sd']:.2f}"
+        figures = " | ".join(f"{row[task]:.3f}" for task in tasks)
+        lines.append(
+            f"| {row['arm']} | {row['trainable'] / 1e6:.2f} | {figures} | {row['delta_m_percent']:+.2f}{spread} "
+            f"| {row['seeds']} |"
+        )
+    for claim in claims(table):
+        answer = "yes" if claim["holds"] else "no"
+        lines.append(f"{answer}: {claim['claim']} ({claim['ours']:,.4g} against {claim['theirs']:,.4g})")
+    return "\n".join(lines)
+
+
+def summary(suite: str, runs: Sequence[Run]) -> Measurement:
+    """Delta m of every arm, and of each claim 1 or 0."""
+    table = rows(runs)
+    figures = {f"{row['arm']}_delta_m_percent": row["delta_m_percent"] for row in table}
+    figures |= {claim["claim"]: float(claim["holds"]) for claim in claims(table)}
+    return Measurement(f"Which method is best on {suite}?", figures, {"suite": suite, "runs": len(runs)})
 
 
 def _means(runs: Sequence[Run]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.fit import FitConfig
+from training.similarity_config import SimilarityConfig
 from training.tree import TaskTree
 
 __all__ = ["SUITES", "Arm", "Suite", "trees_of_shape"]
@@ -26,12 +27,14 @@ class Arm:
 @dataclass(frozen=True)
 class Suite:
     """rank: of PTSA's adapters, the largest with which it trains no more than MTLoRA of rank 16. fit: all that the
-    runs have in common, as options of `training fit`."""
+    runs have in common, as options of `training fit`. measuring: how
+    long similarity is measured."""
 
     tasks: tuple[str, ...]
     counts: tuple[int, ...]
     rank: int
     fit: Mapping[str, Any]
+    measuring: Mapping[str, Any]
 
     def arms(self, found: TaskTree) -> list[Arm]:
         """found: the tree that similarity gives. LoRA and LoRA a task are the trees 1-1-1-1 and 4-4-4-4."""
@@ -49,6 +52,15 @@ class Suite:
         ]
         others = [tree for tree in trees_of_shape(self.tasks, self.counts) if tree != found]
         return arms + [Arm(f"ptsa, tree {number}", "ptsa", rank, tree) for number, tree in enumerate(others, 1)]
+
+    def search(self, data: Mapping[str, Path], start: Path, out: Path) -> SimilarityConfig:
+        """The search for the tree, on the photos and at the size of the runs."""
+        return SimilarityConfig(
+            data=dict(data), start=start, out=out, backbone=self.fit["backbone"], tasks=list(self.tasks),
+            counts=list(self.counts), batches=dict(self.fit["batches"]), scale=self.fit["scale"], rank=self.rank,
+            training_steps=self.fit["steps"], training_photos=sum(self.fit["batches"].values()),
+            **self.measuring,
+        )  # fmt: skip
 
     def config(self, arm: Arm, seed: int, data: Mapping[str, Path], start: Path, out: Path) -> FitConfig:
         assert arm.tree is not None
@@ -85,5 +97,6 @@ SUITES: dict[str, Suite] = {
             "backbone": "swin_nano", "scale": 0.5, "batches": {"nyu": 8, "ccp": 2}, "steps": 300, "warmup": 30,
             "rate": 1e-3, "backbone_rate": 5e-4, "save_every": 50,
         },
+        measuring={"warm_up": 60, "observations": 24},
     ),
 }  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.delta import delta_m
-from benchmarks.methods import Run, claims, rows
+from benchmarks.methods import Run, claims, comparison, rows, summary
 from benchmarks.suites import SUITES, trees_of_shape
 from training.tree import TaskTree
 
@@ -72,6 +72,10 @@ def test_rows_and_claims_follow_the_figures() -> None:
     assert by_arm["lora"]["delta_m_sd"] is None
     assert [claim["holds"] for claim in claims(table)] == [True, True, False, True, False, True, True, True]
     json.dumps([table, claims(table)], allow_nan=False)
+    text = comparison(runs)
+    assert "| ptsa | 0.00 | 0.850 | +15.00 ± 7.07 | 2 |" in text
+    assert "yes: PTSA is above MTLoRA (15 against 0)" in text
+    assert summary("x", runs).figures["ptsa_delta_m_percent"] == pytest.approx(15)
 
 
 def test_what_has_a_result_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +83,8 @@ def test_what_has_a_result_is_not_trained_again(tmp_path: Path, monkeypatch: pyt
 
     suite = SUITES["nyu-nano"]
     found = next(trees_of_shape(suite.tasks, suite.counts))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "tree.json").write_text(json.dumps(found.to_json()))
     trained: list[str] = []
 
     def train(suite, arm, seed, data, start, out: Path) -> Run:
@@ -90,8 +96,8 @@ def test_what_has_a_result_is_not_trained_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(benchmarks.methods, "_train", train)
     where = {"data": {}, "start": tmp_path, "runs": tmp_path / "runs", "results": tmp_path / "results"}
     with pytest.raises(KeyboardInterrupt):
-        benchmarks.methods.measure_methods(suite, found, **where)
-    runs = benchmarks.methods.measure_methods(suite, found, **where)
+        benchmarks.methods.measure_methods(suite, **where)
+    runs = benchmarks.methods.measure_methods(suite, **where)
     assert len(runs) == 22
     # The one that was stopped is the only one that began twice.
     assert [name for name in set(trained) if trained.count(name) > 1] == [trained[4]]
