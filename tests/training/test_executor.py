@@ -16,11 +16,12 @@ from training.tree import TaskTree
 
 TASKS = ("segmentation", "depth", "normals", "saliency")
 SIZES = [(64, 96), (96, 64), (32, 32)]
+BACKBONES = ("swin_test", "pvt_test")
 
 Randomise = Callable[[PTSAModel], PTSAModel]
 
 
-@pytest.fixture(params=["swin_test", "pvt_test"])
+@pytest.fixture(params=BACKBONES)
 def backbone(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from training.slots import Slot, SlotKind, compute
 
-__all__ = ["Backbone", "Flow", "Tap", "conv_slot", "linear_slot", "norm_slot"]
+__all__ = ["Backbone", "Flow", "Tap", "conv_slot", "drop_rates", "linear_slot", "norm_slot"]
 
 # Where decoders read a stage: what leaves its last block, or that after the merging of patches (MTLoRA).
 Tap = Literal["stage", "merged"]
@@ -113,6 +114,12 @@ def dropped(update: Tensor, rate: float, streams: int) -> Tensor:
     photos = update.shape[0] // streams
     kept = update.new_empty(photos).bernoulli_(1 - rate).div_(1 - rate)
     return update * kept.repeat(streams).view(-1, *[1] * (update.ndim - 1))
+
+
+def drop_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """Of every stage's blocks: from 0 in the first to `last` in the last one of all, evenly."""
+    rates = torch.linspace(0, last, sum(depths), device="cpu").split(list(depths))
+    return [stage.tolist() for stage in rates]
 
 
 def linear_slot(path: str, kind: SlotKind, module: nn.Linear, **where: Any) -> Slot:

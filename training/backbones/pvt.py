@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import calculate_drop_path_rates
 from timm.models.pvt_v2 import PyramidVisionTransformerV2, checkpoint_filter_fn
 from torch import Tensor
 
-from training.backbones.base import Backbone, Flow, conv_slot, linear_slot, norm_slot
+from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot
 from training.slots import Slot
 
 __all__ = ["PVT", "PVTS"]
@@ -32,7 +31,7 @@ class PVT(Backbone):
     def __init__(self, name: str, *, drop_path: float = 0.0) -> None:
         trunk = PyramidVisionTransformerV2(num_classes=0, **PVTS[name])
         depths = PVTS[name]["depths"]
-        self._drops = calculate_drop_path_rates(drop_path, depths, stagewise=True)
+        self._drops = drop_rates(drop_path, depths)
         self._heads: tuple[int, ...] = PVTS[name]["num_heads"]
         self.widths = PVTS[name]["embed_dims"]
         super().__init__(name, trunk, list(_slots(trunk)))
@@ -60,22 +59,20 @@ class PVT(Backbone):
     def _block(self, x: Any, flow: Flow, stage: int, block: int, drop_path: float) -> Any:
         path = f"stages.{stage}.blocks.{block}"
         h, x = flow.slot(self._at[f"{path}.norm1"], x, x)
-        q, h, x = flow.slot(self._at[f"{path}.attn.q"], h, h, x)
+        small = h
+        # Before the queries: groups that part at them have this in common.
         if f"{path}.attn.sr" in self._at:
-            h = flow.each(_planes, h)
-            h, q, x = flow.slot(self._at[f"{path}.attn.sr"], h, q, x)
-            h = flow.each(_tokens, h)
-            h, q, x = flow.slot(self._at[f"{path}.attn.norm"], h, q, x)
-        kv, q, x = flow.slot(self._at[f"{path}.attn.kv"], h, q, x)
+            small, h, x = flow.slot(self._at[f"{path}.attn.sr"], flow.each(_planes, h), h, x)
+            small, h, x = flow.slot(self._at[f"{path}.attn.norm"], flow.each(_tokens, small), h, x)
+        q, small, x = flow.slot(self._at[f"{path}.attn.q"], h, small, x)
+        kv, q, x = flow.slot(self._at[f"{path}.attn.kv"], small, q, x)
         h = flow.each(partial(_attend, heads=self._heads[stage]), q, kv)
         h, x = flow.slot(self._at[f"{path}.attn.proj"], h, x)
         x = flow.residual(x, h, drop_path)
         h, x = flow.slot(self._at[f"{path}.norm2"], x, x)
         h, x = flow.slot(self._at[f"{path}.mlp.fc1"], h, x)
-        h = flow.each(_planes, h)
-        h, x = flow.slot(self._at[f"{path}.mlp.dwconv"], h, x)
-        h = flow.each(_activated, h)
-        h, x = flow.slot(self._at[f"{path}.mlp.fc2"], h, x)
+        h, x = flow.slot(self._at[f"{path}.mlp.dwconv"], flow.each(_planes, h), x)
+        h, x = flow.slot(self._at[f"{path}.mlp.fc2"], flow.each(_activated, h), x)
         return flow.residual(x, h, drop_path)
 
 
@@ -96,10 +93,10 @@ def _slots(trunk: Any) -> Iterator[Slot]:
 
 def _block_slots(path: str, block: Any, where: dict[str, Any]) -> Iterator[Slot]:
     yield norm_slot(f"{path}.norm1", "norm", block.norm1, **where)
-    yield linear_slot(f"{path}.attn.q", "q", block.attn.q, **where)
     if block.attn.sr is not None:
         yield conv_slot(f"{path}.attn.sr", "spatial_reduction", block.attn.sr, **where)
         yield norm_slot(f"{path}.attn.norm", "spatial_norm", block.attn.norm, **where)
+    yield linear_slot(f"{path}.attn.q", "q", block.attn.q, **where)
     yield linear_slot(f"{path}.attn.kv", "kv", block.attn.kv, **where)
     yield linear_slot(f"{path}.attn.proj", "proj", block.attn.proj, **where)
     yield norm_slot(f"{path}.norm2", "norm", block.norm2, **where)

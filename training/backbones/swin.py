@@ -14,11 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.layers import calculate_drop_path_rates
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from training.backbones.base import Backbone, Flow, conv_slot, linear_slot, norm_slot
+from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot
 from training.slots import Slot
 
 __all__ = ["SWINS", "WINDOW", "Swin"]
@@ -47,7 +46,7 @@ class Swin(Backbone):
         trunk = SwinTransformer(window_size=WINDOW, num_classes=0, always_partition=True, **SWINS[name])
         trunk.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  every tap is before it
         depths = SWINS[name]["depths"]
-        self._drops = calculate_drop_path_rates(drop_path, depths, stagewise=True)
+        self._drops = drop_rates(drop_path, depths)
         self._heads: tuple[int, ...] = SWINS[name]["num_heads"]
         self.widths = tuple(SWINS[name]["embed_dim"] * 2**stage for stage in range(len(depths)))
         super().__init__(name, trunk, list(_slots(trunk)))
