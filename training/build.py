@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from training.backbones.loading import pretrained
 from training.checkpoint import as_stored
 from training.data import DATASETS
 from training.data.records import task_records
@@ -27,6 +28,9 @@ def build(config: FitConfig) -> PTSAModel:
     model = PTSAModel(model_config, drop_path=config.drop_path or 0.0)
     if config.start is not None:
         take_over(model, config.start)
+    if config.pretrained:
+        pretrained(model.backbone)
+        model.method.start()
     model.freeze()
     for parameter in model.backbone.trunk.parameters():
         if not parameter.requires_grad:

@@ -15,6 +15,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from training.backbones.loading import HUB
 from training.balance import balance
 from training.build import build, parameter_groups, whole
 from training.checkpoint import save_checkpoint, sha256
@@ -238,7 +239,7 @@ def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric:
         "options": dict(model.config.options),
         "loss_weights": {t: LABELS[task.kind].weight for t, task in model.tasks.items()} | config.loss_weights,
         "batches": {name: config.batches[name] for name in sets},
-        "start": sha256(config.start) if config.start else None,
+        "start": sha256(config.start) if config.start else HUB[config.backbone] if config.pretrained else None,
         "data": {name: _described(data) for name, data in sets.items()},
         "device": fabric.device.type,
         "processes": fabric.world_size,

@@ -45,9 +45,11 @@ class FitConfig:
         method: what is trained of the backbone, and for whom; `python -m training methods` lists them.
         rank: of low-rank adapters, one for all stages or one a stage, 0 = none there; left out: the method's default.
         options: others of the method's, e.g. {merge: frozen, norms: per_group}.
-        backbone: one of swin_nano, swin_tiny, swin_small, swin_base, swin_large.
-        start: backbone weights (`pretrain` wrote them) or a model.safetensors of an earlier fit; decoders that it
-            lacks start from random weights. Needed wherever the backbone is not trained as a whole.
+        backbone: swin_nano, swin_tiny, swin_small, swin_base, swin_large, pvt_v2_b0, pvt_v2_b1 or pvt_v2_b2.
+        start: backbone weights (`pretrain` wrote them, or .pth as timm and the authors publish them) or a
+            model.safetensors of an earlier fit; decoders that it lacks start from random weights. This or `pretrained`
+            is needed wherever the backbone is not trained as a whole.
+        pretrained: start from published ImageNet weights, which timm fetches, and keeps, where there is a network.
         tree: task groups a stage: stages split by /, groups by |, tasks by a comma; auto = the one that similarity
             finds for all tasks of the data sets, first; or a tree.json that `similarity` or `export tree` wrote.
         decoder: pyramid, or hrnet (MTLoRA's).
@@ -85,6 +87,7 @@ class FitConfig:
     data: dict[str, Path]
     out: Path
     start: Path | None = None
+    pretrained: bool = False
     method: str = "ptsa"
     rank: int | list[int] | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -201,7 +204,9 @@ def _model_faults(config: FitConfig) -> list[str]:
         return [*faults, f"--method: {error}"]
     if config.augmentation not in AUGMENTATIONS:
         faults.append(f"--augmentation {config.augmentation!r} is unknown; known are {', '.join(AUGMENTATIONS)}")
-    if METHODS[config.method].kind != "full" and config.start is None:
+    if config.pretrained and config.start:
+        faults.append("--start and --pretrained are two beginnings; give one of them")
+    if METHODS[config.method].kind != "full" and config.start is None and not config.pretrained:
         faults.append(
             f"--method {config.method} without --start would freeze a backbone of random weights; "
             "name the weights that `pretrain` or `fit --method multi_task` wrote"

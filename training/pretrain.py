@@ -46,7 +46,7 @@ class PretrainConfig:
         teachers: stems of teachers: STEM.json and STEM.safetensors.
         out: folder for backbone.safetensors, the checkpoint and TensorBoard logs. A folder that holds a run is
             continued; out, workers and save_every may then differ, nothing else.
-        backbone: one of swin_nano, swin_tiny, swin_small, swin_base, swin_large.
+        backbone: swin_nano, swin_tiny, swin_small, swin_base, swin_large, pvt_v2_b0, pvt_v2_b1 or pvt_v2_b2.
         start: weights to start from (safetensors, timm's names); random when left out.
         steps: optimiser steps in all.
         batch: photos that pass together.

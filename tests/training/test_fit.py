@@ -203,3 +203,25 @@ def test_adapters_on_a_backbone_alone_start_with_random_decoders_and_say_so(
     frozen = model.get_parameter("backbone.trunk.layers.0.blocks.0.mlp.fc1.weight")
     assert torch.equal(frozen, stored.half().float())
     assert "has no decoder of segmentation, depth, normals, saliency" in capsys.readouterr().err
+
+
+def test_published_weights_are_a_start_and_are_named(config: FitConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetched by timm; the network here is one of timm's with random weights."""
+    import timm
+    from timm.models.swin_transformer import SwinTransformer
+
+    from training.backbones.loading import HUB
+    from training.backbones.swin import SWINS
+
+    network = SwinTransformer(img_size=224, window_size=7, num_classes=0, **SWINS["swin_test"])
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: network)
+    monkeypatch.setitem(HUB, "swin_test", "swin_test.random")
+    run = replace(config, method="single_task", pretrained=True)
+    model = build(run)
+    name = "layers.0.blocks.0.mlp.fc1"
+    expected = network.get_submodule(name).weight
+    assert torch.equal(model.backbone.trunk.get_submodule(name).weight, expected.half().float())
+    assert torch.equal(model.get_parameter(f"method.changes.{name.replace('.', '/')}.copies.3.weight"), expected)
+    assert read_info(fit(replace(run, steps=1)))["pretrained"] is True
+    with pytest.raises(ConfigError, match="--start and --pretrained are two beginnings"):
+        replace(run, start=Path("x"))
