@@ -101,7 +101,7 @@ def main() -> None:
 
 def _parse() -> tuple[str, dict[str, Any]]:
     """The command that was typed, and the options that were given."""
-    parser = jsonargparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = jsonargparse.ArgumentParser(description=__doc__, usage="python -m training COMMAND [options]")
     groups = {"": parser.add_subcommands(required=True)}
     for group, text in GROUPS.items():
         inner = jsonargparse.ArgumentParser(usage=f"python -m training {group} COMMAND [options]")

@@ -36,7 +36,7 @@ def found(tasks: tuple[str, ...] = TASKS, error: float = 0.001) -> Similarity:
 
 
 def config(**changes: object) -> SimilarityConfig:
-    return SimilarityConfig(**({"data": {}, "out": Path("run"), "start": Path("x")} | changes))  # pyright: ignore
+    return SimilarityConfig(**({"data": {"nyu": Path("nyu")}, "out": Path("run"), "start": Path("x")} | changes))  # pyright: ignore
 
 
 def groups(tree: TaskTree) -> float:
@@ -47,15 +47,16 @@ def test_the_tree_is_that_of_the_counts_or_of_the_limits() -> None:
     matrices = found().stages()
     assert choose_tree(found(), config(), {}).tree == from_counts(TASKS, matrices, (1, 2, 2, 4))
     assert choose_tree(found(), config(counts=[1, 1, 2, 4]), {}).tree == from_counts(TASKS, matrices, (1, 1, 2, 4))
-    choice = choose_tree(found(), config(max_ms=6.0, max_trainable=100), {"ms": groups, "trainable parameters": groups})
+    costs = {"multiply-adds": groups, "trainable parameters": groups}
+    choice = choose_tree(found(), config(max_multiply_adds=6, max_trainable=100), costs)
     assert groups(choice.tree) <= 6
-    assert choice.costs == {"trainable parameters": 6, "ms": 6}
+    assert choice.costs == {"trainable parameters": 6, "multiply-adds": 6}
     with pytest.raises(ConfigError, match="costs 4 multiply-adds, allowed are 3"):
         choose_tree(found(), config(max_multiply_adds=3), {"multiply-adds": groups})
 
 
 def test_a_report_is_files_and_a_text_with_the_tree_and_the_share_of_training(tmp_path: Path) -> None:
-    choice = choose_tree(found(), config(max_ms=9), {"ms": groups})
+    choice = choose_tree(found(), config(max_multiply_adds=9), {"multiply-adds": groups})
     text = save_report(tmp_path / "run", found(), choice, seconds=12, training_seconds=960)
     files = {path.name: path for path in (tmp_path / "run").iterdir()}
     assert set(files) == {"similarity.json", "similarity.png", "tree.json", "tree.png", "tree.txt"}
@@ -63,7 +64,7 @@ def test_a_report_is_files_and_a_text_with_the_tree_and_the_share_of_training(tm
     assert TaskTree.from_json(json.loads(files["tree.json"].read_text())) == choice.tree
     assert files["tree.txt"].read_text(encoding="utf-8") == text + "\n"
     assert f"tree: {choice.tree}" in text
-    assert "ms: 9" in text
+    assert "multiply-adds: 9" in text
     assert "found in 12 s, 1.2% of the 960 s of training that follow" in text
     assert "warning" not in text
     for name in ("similarity.png", "tree.png"):
@@ -96,8 +97,8 @@ def test_a_folder_that_cannot_be_written_is_an_oserror_that_names_it(tmp_path: P
         ({"counts": [1, 2, 4]}, "4 numbers from 1 on that never fall"),
         ({"counts": [1, 2, 1, 4]}, "4 numbers from 1 on that never fall"),
         ({"counts": [0, 1, 2, 4]}, "4 numbers from 1 on that never fall"),
-        ({"counts": [1, 2, 2, 4], "max_ms": 3.0}, "both decide"),
-        ({"max_ms": 0.0}, "the limit of 0.0 ms allows nothing"),
+        ({"counts": [1, 2, 2, 4], "max_trainable": 3}, "both decide"),
+        ({"max_multiply_adds": 0}, "the limit of 0 multiply-adds allows nothing"),
         ({"max_trainable": -5}, "the limit of -5 trainable parameters allows nothing"),
         ({"rate": 11}, "--rate is 11"),
     ],
