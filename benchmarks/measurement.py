@@ -63,7 +63,7 @@ def median_ms(seconds: list[float]) -> float:
     return 1000 * ordered[len(ordered) // 2]
 
 
-def alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Milliseconds of each run: the medians of `rounds` rounds, after one that warms up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 1):
