@@ -1,7 +1,9 @@
-"""python -m benchmarks QUESTION: graph, requests, load, memory, accuracy, trivial, picture."""
+"""python -m benchmarks QUESTION: graph, requests, load, memory, accuracy, trivial, picture; of methods and training:
+parameters, training_speed."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,14 +11,22 @@ from benchmarks.accuracy import measure_accuracy, measure_trivial
 from benchmarks.graph import measure_graph
 from benchmarks.measurement import Measurement, is_measurement, save, table
 from benchmarks.methods import comparison, measure_methods, summary
+from benchmarks.parameters import beside_published, measure_parameters, parameters_table
+from benchmarks.parameters_plot import draw_parameters
 from benchmarks.picture import draw
 from benchmarks.service import measure_load, measure_memory, measure_requests
 from benchmarks.suites import SUITES
+from benchmarks.training_speed import measure_training_speed
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import PTSAError
+from ptsa_serve.files import replace_file
 from ptsa_serve.predictor import Predictor
+from training.backbones import known_backbones
 from training.data import DATASETS
+from training.decoders import DECODERS
+from training.methods import METHODS
+from training.model import STRIDE
 
 _model = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
 _threads = click.option("--threads", default=2, show_default=True, help="of the engine")
@@ -144,6 +154,58 @@ def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Pat
         raise click.UsageError(f"--out {out} is one of the photos, which it would replace; name another file")
     artifact = _artifact(model)
     draw(Predictor(artifact, load_engine("onnxruntime", artifact, threads)), photos, out)
+
+
+_decoder = click.option("--decoder", type=click.Choice(list(DECODERS)), default="hrnet", show_default=True)
+_rank = click.option("--rank", default=16, show_default=True, type=click.IntRange(min=0, max=1024))
+_rounds = click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1))
+
+
+def _side(ctx: click.Context, param: click.Parameter, side: int) -> int:
+    if side < STRIDE or side % STRIDE:
+        raise click.BadParameter(f"{side} is no multiple of {STRIDE} from {STRIDE} on", ctx, param)
+    return side
+
+
+_size = click.option("--size", default=448, show_default=True, callback=_side, help="height and width of the photo")
+
+
+@main.command(help="What does each method cost? Writes parameters.json and parameters.png, and keeps graphs there.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="folder")
+@click.option("--backbones", default="swin_nano,swin_tiny", show_default=True, help="by commas")
+@click.option("--methods", default=",".join(METHODS), show_default=True, help="by commas")
+@_size
+@_decoder
+@_rank
+@_threads
+@_rounds
+@click.option("--without-latency", is_flag=True, help="count alone: seconds instead of minutes, and no picture")
+def parameters(out: Path, backbones: str, methods: str, size: int, without_latency: bool, **options: Any) -> None:
+    measured = measure_parameters(
+        backbones.split(","),
+        methods.split(","),
+        size=(size, size),
+        graphs=None if without_latency else out / "graphs",
+        **options,
+    )
+    print(parameters_table(measured), beside_published(measured), sep="\n\n")
+    save(measured, out / "parameters.json")
+    if not without_latency:
+        replace_file(out / "parameters.png", draw_parameters(measured.figures, measured.conditions))
+
+
+@main.command("training_speed", help="How fast does PTSA train, against LoRA that all tasks share?")
+@_out
+@click.option("--backbone", type=click.Choice(known_backbones()), default="swin_nano", show_default=True)
+@click.option("--tree", default="1-1-2-4", show_default=True)
+@click.option("--batch", default=2, show_default=True, type=click.IntRange(min=1))
+@_size
+@_decoder
+@_rank
+@click.option("--threads", default=2, show_default=True, help="of torch")
+@_rounds
+def training_speed(out: Path | None, size: int, **options: Any) -> None:
+    _report(measure_training_speed(size=(size, size), **options), out)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ same threads, by the faster of ONNX Runtime and NumPy. All runs alternate; figur
 """
 
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
-from benchmarks.measurement import Measurement, median_ms
+from benchmarks.measurement import Measurement, alternate
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.engines.onnxruntime import session_options
@@ -41,7 +40,7 @@ def measure_graph(artifact: Artifact, *, size: tuple[int, int], threads: int, ro
     square = np.random.default_rng(0).standard_normal((_SQUARE, _SQUARE), dtype=np.float32)
     runs["product_ort"] = _runner(_product_graph(), {}, threads, {"a": square, "b": square}, served=False)
     runs["product_numpy"] = lambda: square @ square
-    ms = _alternate(runs, rounds)
+    ms = alternate(runs, rounds)
     engine.close()
     ceiling = 2 * _SQUARE**3 / min(ms["product_ort"], ms["product_numpy"]) / 1e6
     rate = 2 * adds["all"] / ms["all"] / 1e6
@@ -64,18 +63,6 @@ def measure_graph(artifact: Artifact, *, size: tuple[int, int], threads: int, ro
         "options": "as served, but graph_default_options_ms",
     }
     return Measurement("How well does one graph use the machine, against a graph a task?", figures, conditions)
-
-
-def _alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Milliseconds of each run: the medians of `rounds` rounds, after one that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if round_number:
-                times[name].append(time.perf_counter() - start)
-    return {name: median_ms(values) for name, values in times.items()}
 
 
 def cut(model: onnx.ModelProto, output: str) -> onnx.ModelProto:

@@ -6,25 +6,29 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ptsa_serve.cores import usable_cores
 from ptsa_serve.files import replace_file
 
-__all__ = ["Measurement", "is_measurement", "median_ms", "save", "table"]
+__all__ = ["Measurement", "alternate", "is_measurement", "median_ms", "save", "table"]
 
 _PACKAGES = ("onnxruntime", "bentoml", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """`figures`: name -> number, the unit in the name (`_ms`, `_percent`, `_per_second`, `_ratio`); None: no figure."""
+    """`figures`: name -> number, the unit in the name (`_ms`, `_percent`, `_per_second`, `_ratio`); None: no figure.
+
+    Where a question has many answers of one kind: what each is of -> its figures.
+    """
 
     question: str
-    figures: Mapping[str, float | None]
+    figures: Mapping[str, Any]
     conditions: dict[str, str | int | float]
     machine: dict[str, str | int] = field(default_factory=lambda: _machine())
 
@@ -57,6 +61,18 @@ def is_measurement(path: Path) -> bool:
 def median_ms(seconds: list[float]) -> float:
     ordered = sorted(seconds)
     return 1000 * ordered[len(ordered) // 2]
+
+
+def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Milliseconds of each run: the medians of `rounds` rounds, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if round_number:
+                times[name].append(time.perf_counter() - start)
+    return {name: median_ms(values) for name, values in times.items()}
 
 
 def _machine() -> dict[str, str | int]:

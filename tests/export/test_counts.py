@@ -1,12 +1,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import torch
+
 from export import counts
 from export.fold import fold
 from export.manifest import describe
+from training.account import account
 from training.checkpoint import save_checkpoint
-from training.model import PTSAModel
+from training.decoders import DECODERS
+from training.methods import METHODS
+from training.model import ModelConfig, PTSAModel
 from training.tree import TaskTree
+
+BRANCHED = TaskTree.of_counts(("segmentation", "depth", "normals", "saliency"), (1, 2, 2, 4))
 
 
 def test_frozen_trainable_and_deployed_add_up(random_model: Callable[..., PTSAModel]) -> None:
@@ -41,3 +49,21 @@ def test_multiply_adds_follow_the_branches(random_model: Callable[..., PTSAModel
     block = {s: n * 12 * (12 * 2**s) ** 2 + 2 * n * heads * 12 * 2**s for s, n in tokens.items()}
     merging = tokens[3] * 8 * (12 * 2**2) ** 2
     assert tree - one == block[2] + 3 * block[3] + merging
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_counted_beforehand_is_what_is_compiled(method: str, decoder: str, tiny_swin: None) -> None:
+    """`training count` sees shapes alone; every tensor of this model is different."""
+    torch.manual_seed(0)
+    options = {"rank": 2} if "rank" in METHODS[method].options.__dataclass_fields__ else {}
+    config = ModelConfig("swin_export_test", BRANCHED, method, options, decoder, width=8)
+    model = PTSAModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    network = fold(model, (64, 96)).network
+    counted = account(config, (64, 96))
+    assert counted.trainable == counts.trainable(model)
+    assert counted.folded == counts.deployed(network)
+    assert counted.multiply_adds == counts.multiply_adds(network)
