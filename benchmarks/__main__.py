@@ -24,9 +24,9 @@ from ptsa_serve.files import replace_file
 from ptsa_serve.predictor import Predictor
 from training.backbones import known_backbones
 from training.data import DATASETS
-from training.decoders import DECODERS
 from training.methods import METHODS
-from training.model import STRIDE
+from training.network.decoders import DECODERS
+from training.network.model import STRIDE
 
 _model = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
 _threads = click.option("--threads", default=2, show_default=True, help="of the engine")

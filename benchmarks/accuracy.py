@@ -19,7 +19,7 @@ from training.data.labels import labelled, nearest
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
 from training.data.records import shared_tasks
-from training.metrics import metric_for
+from training.scoring.metrics import metric_for
 
 __all__ = ["measure_accuracy", "measure_trivial"]
 

@@ -20,10 +20,10 @@ from benchmarks.measurement import Measurement
 from benchmarks.suites import Arm, Suite
 from ptsa_serve.files import replace_file
 from ptsa_serve.tasks import TASKS, Kind
-from training.checkpoint import load_checkpoint
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import fit
-from training.grouping import find_tree, read_tree
+from training.network.checkpoint import load_checkpoint
+from training.similarity.search import find_tree, read_tree
 
 __all__ = ["Run", "claims", "comparison", "measure_methods", "rows", "summary"]
 

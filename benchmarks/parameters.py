@@ -14,11 +14,11 @@ from tqdm import tqdm
 from benchmarks.measurement import Measurement
 from benchmarks.parameters_graphs import compiled, graph_key, latencies
 from benchmarks.published import Result, aligned, results_table
-from training.account import account
-from training.count import parse_tasks, parse_tree
+from training.accounting.account import account
+from training.accounting.count import parse_tasks, parse_tree
 from training.errors import ConfigError
 from training.methods import METHODS
-from training.model import ModelConfig
+from training.network.model import ModelConfig
 
 __all__ = ["Row", "beside_published", "cases", "measure_parameters", "parameters_table"]
 
@@ -28,8 +28,8 @@ TREES = ("1-1-1-1", "1-1-2-4", "1-2-2-4", "4-4-4-4")
 
 @dataclass(frozen=True)
 class Row:
-    """A model's costs. trainable, folded, low_rank: parameters; see `training.account.Account`. folded_MB: 10^6 bytes
-    of the folded network in fp32, as the engine holds it. graph: the first model that has the same graph. ms: of it.
+    """A model's costs. trainable, folded, low_rank: parameters; see `training.accounting.account.Account`. folded_MB:
+    10^6 bytes of the folded network in fp32, as the engine holds it. graph: the first model that has the same graph. ms: of it.
     """
 
     trainable: int

@@ -18,11 +18,11 @@ from export.manifest import describe, with_costs
 from ptsa_serve.artifact import Artifact, write_artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import PTSAError
-from training.account import effective_tensors
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.model import ModelConfig, PTSAModel
-from training.plan import make_plan
-from training.slots import Op
+from training.accounting.account import effective_tensors
+from training.network.checkpoint import load_checkpoint, save_checkpoint
+from training.network.model import ModelConfig, PTSAModel
+from training.network.plan import make_plan
+from training.network.slots import Op
 
 __all__ = ["compiled", "graph_key", "latencies", "random_model"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from training.fit import FitConfig
-from training.similarity_config import SimilarityConfig
-from training.tree import TaskTree
+from training.similarity.config import SimilarityConfig
+from training.trees.tree import TaskTree
 
 __all__ = ["SUITES", "Arm", "Suite", "trees_of_shape"]
 

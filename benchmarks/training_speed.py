@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measurement import Measurement, alternate
 from ptsa_serve.tasks import TASKS, Task
-from training.account import account
-from training.count import parse_tree
-from training.losses import task_loss
-from training.model import ModelConfig, PTSAModel
+from training.accounting.account import account
+from training.accounting.count import parse_tree
+from training.network.model import ModelConfig, PTSAModel
+from training.scoring.losses import task_loss
 
 __all__ = ["measure_training_speed"]
 

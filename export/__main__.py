@@ -18,7 +18,7 @@ from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import PTSAError
 from training.errors import TrainingError
-from training.tree_text import tree_text
+from training.trees.text import tree_text
 
 # What a user can cause; anything else is a fault of ours and shows its traceback.
 MISTAKES = (ExportError, TrainingError, PTSAError, OSError)

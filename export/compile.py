@@ -16,8 +16,8 @@ from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.manifest import Manifest
 from ptsa_serve.predictor import Predictor
-from training.checkpoint import load_checkpoint
-from training.model import PTSAModel
+from training.network.checkpoint import load_checkpoint
+from training.network.model import PTSAModel
 
 __all__ = ["CompileConfig", "compile_artifact"]
 

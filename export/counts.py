@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export.fold import POSITION_BIAS, FoldedNetwork
-from training.model import PTSAModel
+from training.network.model import PTSAModel
 
 __all__ = ["deployed", "frozen", "multiply_adds", "trainable"]
 

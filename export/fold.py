@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from training.backbones.base import Tap
-from training.heads import finish
-from training.layout import Stream
-from training.model import PTSAModel, check_size
-from training.plan import Plan, make_plan
-from training.planned import Effective, Planned
-from training.slots import Op, Slot, Weights, position_bias
+from training.network.heads import finish
+from training.network.layout import Stream
+from training.network.model import PTSAModel, check_size
+from training.network.plan import Plan, make_plan
+from training.network.planned import Effective, Planned
+from training.network.slots import Op, Slot, Weights, position_bias
 
 __all__ = ["POSITION_BIAS", "Folded", "FoldedNetwork", "Origin", "fold"]
 
@@ -50,7 +50,7 @@ class Folded:
 
 
 class FoldedNetwork(nn.Module):
-    """Photos (N, H, W, 3), uint8 RGB, in; final maps by task at (H, W) out, as `training.heads.finish` makes them.
+    """Photos (N, H, W, 3), uint8 RGB, in; final maps by task at (H, W) out, as `heads.finish` makes them.
 
     H and W are fixed: masks are made for them. plan: what runs, for whom. Parameters are `slots.SLOT.NUMBER.ROLE`,
     numbered by their content: nodes of a plan that differ in their input alone have one number.

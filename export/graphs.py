@@ -11,7 +11,7 @@ from export.fold import Folded, fold
 from export.passes import Externalise, tidy
 from export.weights import compact, weight_bytes
 from ptsa_serve.artifact import ArtifactFile, external_layout
-from training.model import PTSAModel
+from training.network.model import PTSAModel
 
 __all__ = ["SIZES", "WEIGHTS", "Graph", "build_graph", "files_of"]
 

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import DeduplicateInitializersPass
 from export.emit import emit
 from export.fold import fold
 from ptsa_serve.engines.onnxruntime import session_options
-from training.model import ModelConfig, PTSAModel
+from training.network.model import ModelConfig, PTSAModel
 
 __all__ = ["milliseconds", "random_model", "write_graph"]
 

@@ -14,8 +14,8 @@ from export import counts
 from export.errors import ExportError
 from export.graphs import Graph
 from ptsa_serve.manifest import Backbone, Counts, InputSpec, Manifest, TaskRecord, Tree
-from training.checkpoint import read_info, sha256
-from training.model import PTSAModel
+from training.network.checkpoint import read_info, sha256
+from training.network.model import PTSAModel
 
 __all__ = ["backbone_digest", "describe", "with_costs"]
 

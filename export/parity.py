@@ -12,8 +12,8 @@ import torch
 from export.errors import ParityError
 from export.fold import FoldedNetwork
 from ptsa_serve.tasks import Kind, Task
-from training.heads import finish
-from training.model import PTSAModel
+from training.network.heads import finish
+from training.network.model import PTSAModel
 
 __all__ = ["TOLERANCES", "Comparison", "check", "compare", "measure"]
 

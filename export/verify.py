@@ -8,8 +8,8 @@ from export.parity import check, measure
 from export.photos import photo_at
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import Engine, load_engine
-from training.checkpoint import load_checkpoint
-from training.model import PTSAModel
+from training.network.checkpoint import load_checkpoint
+from training.network.model import PTSAModel
 
 __all__ = ["gate", "verify_artifact"]
 

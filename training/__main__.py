@@ -9,17 +9,17 @@ from typing import Any, get_type_hints
 
 import jsonargparse
 
-from training.count import CountConfig, count, count_table
+from training.accounting.count import CountConfig, count, count_table
+from training.accounting.method_list import MethodsConfig, list_methods, methods_table
 from training.data.check import CheckConfig, check
 from training.errors import TrainingError
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
-from training.grouping import find_tree
-from training.method_list import MethodsConfig, list_methods, methods_table
 from training.pretrain import PretrainConfig, pretrain
 from training.recipes import RECIPES, RecipesConfig, recipes, with_recipe
 from training.report import Report
-from training.similarity_config import SimilarityConfig
+from training.similarity.config import SimilarityConfig
+from training.similarity.search import find_tree
 
 
 @dataclass(frozen=True)

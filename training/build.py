@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from training.backbones.loading import pretrained
-from training.checkpoint import as_stored
 from training.data import DATASETS
 from training.data.records import task_records
 from training.fit_config import FitConfig
 from training.methods import METHODS
-from training.model import ModelConfig, PTSAModel
-from training.start import take_over
-from training.tree import TaskTree
+from training.network.checkpoint import as_stored
+from training.network.model import ModelConfig, PTSAModel
+from training.network.start import take_over
+from training.trees.tree import TaskTree
 
 __all__ = ["build", "parameter_groups", "whole"]
 

@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from training.checkpoint import load_checkpoint
 from training.data.labels import LabelledPhoto, pixels
 from training.data.loading import load
 from training.data.opening import open_set
@@ -17,11 +16,12 @@ from training.data.photoset import PhotoSet
 from training.data.records import shared_tasks
 from training.data.transforms import to_tensors
 from training.errors import CheckpointError, ConfigError
-from training.heads import finish
-from training.metrics import Figures, metric_for
+from training.network.checkpoint import load_checkpoint
+from training.network.heads import finish
 from training.options import refuse
-from training.resume import note
-from training.stepping import Precision, make_fabric
+from training.running.resume import note
+from training.running.stepping import Precision, make_fabric
+from training.scoring.metrics import Figures, metric_for
 
 __all__ = ["EvaluateConfig", "evaluate", "figures"]
 

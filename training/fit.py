@@ -16,9 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from training.backbones.loading import HUB
-from training.balance import balance
 from training.build import build, parameter_groups, whole
-from training.checkpoint import save_checkpoint, sha256
 from training.data.labels import LABELS
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
@@ -27,18 +25,20 @@ from training.data.transforms import AUGMENTATIONS, PublishedAugmentation
 from training.errors import ConfigError
 from training.evaluate import scaled
 from training.fit_config import AUTO, WAYS_TO_SAY, FitConfig, label_faults, resolved
-from training.holdout import hold_out
-from training.loop import Plan, Work, train
-from training.losses import task_loss
-from training.model import PTSAModel
+from training.network.checkpoint import save_checkpoint, sha256
+from training.network.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
-from training.parallel import Share, gather, one_voice, share_batch_norms, share_of
-from training.resume import announce, claim, note, say_how_far, write_state
 from training.rules import RULES, Rule
 from training.rules.base import Batch
-from training.stepping import Optimisation, make_fabric
-from training.tree import TaskTree
-from training.validation import Validation
+from training.running.holdout import hold_out
+from training.running.loop import Plan, Work, train
+from training.running.parallel import Share, gather, one_voice, share_batch_norms, share_of
+from training.running.resume import announce, claim, note, say_how_far, write_state
+from training.running.stepping import Optimisation, make_fabric
+from training.running.validation import Validation
+from training.scoring.balance import balance
+from training.scoring.losses import task_loss
+from training.trees.tree import TaskTree
 
 __all__ = ["FitConfig", "fit"]
 
@@ -64,7 +64,7 @@ def fit(config: FitConfig) -> Path:
 
     A folder `out` that holds this run is continued at the step it was saved, a finished run is left as it is: every
     sample and every random number of a step depends on the seed and the step's number alone, so the result is that of
-    an unbroken run. Under `torchrun` it is that of one process but for what layers draw (`training.parallel`). With
+    an unbroken run. Under `torchrun` it is that of one process but for what layers draw (`running.parallel`). With
     `accumulate`, each pass has batch norms of its own and losses that are means over its own labelled pixels (those of
     classes weighted by class, saliency's overlap a photo): their mean is that of one large batch only where all passes
     have as many.
@@ -79,7 +79,7 @@ def fit(config: FitConfig) -> Path:
 def _with_tree(config: FitConfig, fabric: Fabric) -> FitConfig:
     """With the tree written out that was asked for as a file, or is to be found."""
     # The search trains its decoders by `fit`.
-    from training.grouping import find_tree, read_tree, search_of
+    from training.similarity.search import find_tree, read_tree, search_of
 
     if config.tree == AUTO:
         path = config.out / "similarity" / "tree.json"

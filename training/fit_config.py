@@ -9,13 +9,13 @@ from training.backbones import known_backbones
 from training.data import DATASETS
 from training.data.records import disagreements
 from training.data.transforms import AUGMENTATIONS
-from training.decoders import DECODERS
 from training.errors import ConfigError
 from training.methods import METHODS, method_options
+from training.network.decoders import DECODERS
 from training.options import number_faults, refuse
 from training.rules import RULES
-from training.stepping import Precision
-from training.tree import TaskTree
+from training.running.stepping import Precision
+from training.trees.tree import TaskTree
 
 __all__ = ["AUTO", "WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
 

@@ -1,4 +1,4 @@
-"""Distil small pre-trained teachers into a Swin, on photos without labels: the loop around `training.distillation`."""
+"""Distil small pre-trained teachers into a Swin, on photos without labels: the run around `distilling`."""
 
 import hashlib
 import os
@@ -17,18 +17,18 @@ from torch.utils.data import Subset
 
 from training.backbones import MEAN, STD, build_backbone, known_backbones
 from training.backbones.loading import load_backbone
-from training.checkpoint import sha256, write_whole
 from training.data.loading import load
 from training.data.photos import PhotoFolder, PhotoStream
-from training.distillation import WEIGHTS, Student, Target, calibrate, hint_loss, match_targets
-from training.loop import Plan, Work, train
+from training.distilling.distillation import WEIGHTS, Student, Target, calibrate, hint_loss, match_targets
+from training.distilling.teachers import Teacher
+from training.network.checkpoint import sha256, write_whole
 from training.options import MAY_CHANGE, number_faults, refuse
-from training.parallel import Share, one_voice, share_of
-from training.resume import announce, claim, say_how_far, write_state
 from training.rules.base import Batch
 from training.rules.weighted_sum import WeightedSum
-from training.stepping import Optimisation, Precision, make_fabric
-from training.teachers import Teacher
+from training.running.loop import Plan, Work, train
+from training.running.parallel import Share, one_voice, share_of
+from training.running.resume import announce, claim, say_how_far, write_state
+from training.running.stepping import Optimisation, Precision, make_fabric
 
 __all__ = ["PretrainConfig", "pretrain"]
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.delta import delta_m
 from benchmarks.methods import Run, claims, comparison, rows, summary
 from benchmarks.suites import SUITES, trees_of_shape
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 KINDS = {"semseg": "classes", "parts": "classes", "sal": "probability", "normals": "unit_vectors"}
 SINGLE = {"semseg": 67.21, "parts": 61.93, "sal": 62.35, "normals": 17.97}
@@ -40,7 +40,7 @@ def test_every_tree_of_a_shape_is_there_once() -> None:
 def test_a_suite_trains_ptsa_with_no_more_parameters_than_mtlora() -> None:
     import torch
 
-    from training.model import ModelConfig, PTSAModel
+    from training.network.model import ModelConfig, PTSAModel
 
     for suite in SUITES.values():
         arms = {arm.name: arm for arm in suite.arms(next(trees_of_shape(suite.tasks, suite.counts)))}

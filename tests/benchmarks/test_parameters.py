@@ -13,7 +13,7 @@ from benchmarks.parameters_graphs import compiled, graph_key, random_model
 from benchmarks.parameters_plot import draw_parameters
 from export.fold import fold
 from ptsa_serve.artifact import Artifact
-from training.account import account
+from training.accounting.account import account
 from training.backbones.swin import SWINS
 from training.methods import METHODS
 

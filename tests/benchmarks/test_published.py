@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from benchmarks.published import CAVEATS, PUBLISHED, UNITS, Result, results_table
-from training.count import CountConfig, count
+from training.accounting.count import CountConfig, count
 
 
 def change(figures: Mapping[str, float], baseline: Mapping[str, float]) -> float:

@@ -12,8 +12,8 @@ from benchmarks.training_speed import _step
 from ptsa_serve.tasks import TASKS
 from training.backbones.swin import SWINS
 from training.errors import ConfigError
-from training.model import ModelConfig, PTSAModel
-from training.tree import TaskTree
+from training.network.model import ModelConfig, PTSAModel
+from training.trees.tree import TaskTree
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from export.graphs import Graph, build_graph
 from training.backbones.swin import SWINS
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.model import ModelConfig, PTSAModel
-from training.tree import TaskTree
+from training.network.checkpoint import load_checkpoint, save_checkpoint
+from training.network.model import ModelConfig, PTSAModel
+from training.trees.tree import TaskTree
 
 BRANCHED = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "

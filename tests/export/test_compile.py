@@ -15,8 +15,8 @@ from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.predictor import Predictor
-from training.checkpoint import load_checkpoint, save_checkpoint, sha256
-from training.model import PTSAModel
+from training.network.checkpoint import load_checkpoint, save_checkpoint, sha256
+from training.network.model import PTSAModel
 
 SIZES = ((64, 96), (96, 64))
 

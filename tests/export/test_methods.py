@@ -12,10 +12,10 @@ from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.predictor import Predictor
 from training.backbones.swin import SWINS
-from training.checkpoint import save_checkpoint
 from training.methods import METHODS
-from training.model import ModelConfig, PTSAModel
-from training.tree import TaskTree
+from training.network.checkpoint import save_checkpoint
+from training.network.model import ModelConfig, PTSAModel
+from training.trees.tree import TaskTree
 
 SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")

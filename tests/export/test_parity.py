@@ -8,7 +8,7 @@ from export.errors import ParityError
 from export.fold import FoldedNetwork, fold
 from export.parity import TOLERANCES, Comparison, check, compare, measure
 from ptsa_serve.tasks import KINDS, TASKS
-from training.model import PTSAModel
+from training.network.model import PTSAModel
 
 SIZE = (64, 96)
 

@@ -12,10 +12,10 @@ from export import counts
 from export.fold import fold
 from export.graphs import Graph, build_graph
 from training.backbones.pvt import PVTS
-from training.heads import finish
 from training.methods import METHODS
-from training.model import ModelConfig, PTSAModel
-from training.tree import TaskTree
+from training.network.heads import finish
+from training.network.model import ModelConfig, PTSAModel
+from training.trees.tree import TaskTree
 
 TASKS = ("depth", "saliency")
 BRANCHED = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")

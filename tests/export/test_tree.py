@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 import export.tree
 from export.__main__ import main
-from training.checkpoint import save_checkpoint
-from training.model import ModelConfig, PTSAModel
+from training.network.checkpoint import save_checkpoint
+from training.network.model import ModelConfig, PTSAModel
 from training.similarity.measures import MEASURES
 from training.similarity.record import Similarity, Skipped, write_similarity
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 TASKS = ("depth", "saliency")
 

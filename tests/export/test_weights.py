@@ -8,8 +8,8 @@ from safetensors import safe_open
 from export.fold import fold
 from export.weights import compact
 from ptsa_serve.artifact import _fold
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.model import PTSAModel
+from training.network.checkpoint import load_checkpoint, save_checkpoint
+from training.network.model import PTSAModel
 
 
 def test_weights_too_large_for_fp16_come_through_to_the_engine(model: PTSAModel, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from training.backbones.pvt import PVTS
 from training.backbones.swin import SWINS
 from training.fit import FitConfig
-from training.model import ModelConfig, PTSAModel
-from training.tree import TaskTree
+from training.network.model import ModelConfig, PTSAModel
+from training.trees.tree import TaskTree
 
 TREE = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.__main__ import main
-from training.account import Account, account
+from training.accounting.account import Account, account
+from training.accounting.count import CountConfig, count, parse_tasks
 from training.backbones.swin import SWINS
-from training.count import CountConfig, count, parse_tasks
 from training.errors import ConfigError
 from training.methods import METHODS
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
 ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora")

@@ -16,7 +16,7 @@ from training.allocation.search import search
 from training.errors import ConfigError
 from training.similarity.measures import MEASURES
 from training.similarity.record import Similarity, Skipped
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 NAMES = "abcdefghijkl"
 

@@ -11,7 +11,7 @@ from training.allocation.counts import from_counts
 from training.allocation.partitions import tree_cost
 from training.allocation.search import search
 from training.errors import ConfigError
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 NAMES = "abcdefghij"
 # Parameters of a group a stage, as in Swin's stages.

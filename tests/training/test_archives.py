@@ -10,11 +10,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from training.boundaries import class_boundaries
 from training.data import DATASETS
 from training.data.labels import labelled
 from training.data.opening import check_labels, open_set
 from training.data.pascal_tables import PARTS, WITH_NORMALS
+from training.scoring.boundaries import class_boundaries
 
 SETS = {"nyud_arrays": "nyud", "nyud_images": "nyud", "pascal": "pascal"}
 

@@ -21,9 +21,9 @@ from training.backbones.loading import HUB, load_backbone, pretrained
 from training.backbones.pvt import PVTS
 from training.backbones.swin import SWINS
 from training.errors import CheckpointError, ConfigError
-from training.model import ModelConfig, PTSAModel
-from training.start import take_over
-from training.tree import TaskTree
+from training.network.model import ModelConfig, PTSAModel
+from training.network.start import take_over
+from training.trees.tree import TaskTree
 
 TINY = ("swin_test", "pvt_test")
 State = dict[str, Tensor]

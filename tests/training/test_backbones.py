@@ -12,7 +12,7 @@ from torch import Tensor
 from training.backbones import Backbone, build_backbone
 from training.backbones.loading import HUB
 from training.errors import ConfigError
-from training.slots import Slot, compute
+from training.network.slots import Slot, compute
 
 # Published networks without a classifier and, for Swin, without the norm in front of it (Liu et al. 2021, table 7;
 # Wang et al. 2022, table 1, whose 3.7, 14.0 and 25.4 M have a classifier of 1000 classes).

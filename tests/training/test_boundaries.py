@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.boundaries import class_boundaries, disc, peaks
 from training.data.records import EDGES
-from training.metrics import metric_for
+from training.scoring.boundaries import class_boundaries, disc, peaks
+from training.scoring.metrics import metric_for
 
 
 def regions(seed: int, sides: tuple[int, int] = (48, 64)) -> np.ndarray:

@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from training.changes import Copies, LowRank
-from training.layout import Stream
 from training.methods.base import Change
-from training.slots import Slot, Weights, compute
+from training.network.changes import Copies, LowRank
+from training.network.layout import Stream
+from training.network.slots import Slot, Weights, compute
 
 SLOT = Slot("fc", "fc1", "linear", stage=0, tensors={"weight": "fc.weight", "bias": "fc.bias"})
 NAMES = ("a", "b", "c", "d")

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from ptsa_serve.tasks import TASKS, Task
 from training.backbones.swin import SWINS
-from training.changes import LowRank
-from training.checkpoint import load_checkpoint, read_info, save_checkpoint
-from training.checkpoint_v1 import upgraded_config
 from training.errors import CheckpointError, ConfigError
-from training.model import ModelConfig, PTSAModel
-from training.tree import TaskTree
+from training.network.changes import LowRank
+from training.network.checkpoint import load_checkpoint, read_info, save_checkpoint
+from training.network.checkpoint_v1 import upgraded_config
+from training.network.model import ModelConfig, PTSAModel
+from training.trees.tree import TaskTree
 
 MATRIX = "backbone.trunk.layers.1.downsample.reduction.weight"
 

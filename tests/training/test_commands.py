@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 import training.__main__
 from training.__main__ import Command, main
 from training.backbones import build_backbone
-from training.checkpoint import sha256
 from training.fit import FitConfig
+from training.network.checkpoint import sha256
 
 ROOT = Path(__file__).parents[2]
 SMALL = "--backbone swin_test --width 8 --scale 0.17 --precision 32-true --warmup 1 --steps 2 --method multi_task"

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from training.__main__ import main
-from training.checkpoint import save_checkpoint
 from training.data import DATASETS
 from training.evaluate import EvaluateConfig, evaluate
-from training.heads import finish
-from training.metrics import metric_for
-from training.model import ModelConfig, PTSAModel
-from training.tree import TaskTree
+from training.network.checkpoint import save_checkpoint
+from training.network.heads import finish
+from training.network.model import ModelConfig, PTSAModel
+from training.scoring.metrics import metric_for
+from training.trees.tree import TaskTree
 
 SCALE = 1 / 6
 
@@ -76,7 +76,7 @@ def test_only_labelled_photos_are_in_the_figures(checkpoint: Path, copies: dict[
 
 
 def test_one_photo_scores_what_its_map_scores(model: PTSAModel, checkpoint: Path, data: dict[str, Path]) -> None:
-    from training.checkpoint import load_checkpoint
+    from training.network.checkpoint import load_checkpoint
 
     result = evaluate(EvaluateConfig(checkpoint, {"nyu": data["nyu"]}, limit=1, scale=SCALE))
     sample = DATASETS["nyu"](data["nyu"], "val")[0]

@@ -11,14 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from training.backbones import build_backbone
-from training.balance import balance
 from training.build import build
-from training.checkpoint import load_checkpoint, read_info
 from training.data.nyu import NYU
 from training.errors import ConfigError, DivergedError
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
 from training.methods import METHODS
+from training.network.checkpoint import load_checkpoint, read_info
+from training.scoring.balance import balance
 
 FROZEN = dict.fromkeys(("merge", "norms", "tables", "patch"), "frozen")
 

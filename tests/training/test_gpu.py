@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.checkpoint import read_info
 from training.fit import FitConfig, fit
+from training.network.checkpoint import read_info
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,11 +8,11 @@ import pytest
 from safetensors.torch import save_file
 
 from training.backbones import build_backbone
-from training.checkpoint import load_checkpoint
 from training.errors import ConfigError
 from training.fit import FitConfig, fit
-from training.grouping import find_tree, read_tree
-from training.similarity_config import SimilarityConfig
+from training.network.checkpoint import load_checkpoint
+from training.similarity.config import SimilarityConfig
+from training.similarity.search import find_tree, read_tree
 
 
 @pytest.fixture

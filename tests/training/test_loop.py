@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.loop import Plan, Work, train
 from training.rules.base import Batch
 from training.rules.weighted_sum import WeightedSum
-from training.stepping import Optimisation
+from training.running.loop import Plan, Work, train
+from training.running.stepping import Optimisation
 
 PHOTOS = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
 PASSES = 8  # photos that pass together

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 import ptsa_serve.tasks
 from training.data.records import EDGES
-from training.heads import LOG_DEPTH, finish
-from training.losses import class_weights, task_loss
+from training.network.heads import LOG_DEPTH, finish
+from training.scoring.losses import class_weights, task_loss
 
 TASKS = ptsa_serve.tasks.TASKS | {"edges": EDGES}
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.checkpoint import load_checkpoint
-from training.decoders import DECODERS
 from training.errors import ConfigError
 from training.fit import FitConfig, fit
 from training.methods import METHODS
 from training.methods.base import MethodSpec
-from training.model import ModelConfig, PTSAModel
-from training.plan import make_plan
-from training.planned import Effective, Planned
-from training.tree import TaskTree
+from training.network.checkpoint import load_checkpoint
+from training.network.decoders import DECODERS
+from training.network.model import ModelConfig, PTSAModel
+from training.network.plan import make_plan
+from training.network.planned import Effective, Planned
+from training.trees.tree import TaskTree
 
 TASKS = ("segmentation", "depth", "normals", "saliency")
 BACKBONES = ("swin_test", "pvt_test")
@@ -135,10 +135,10 @@ def test_it_trains_resumes_and_loads(method: str, fit_config: FitConfig, tmp_pat
 
 def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, tree: TaskTree) -> None:
     """A method made up here, of changes that exist: adapters at the attention's projections alone, a set a task."""
-    from training.changes import LowRank
-    from training.layout import Layout
     from training.methods.base import Method
     from training.methods.options import NoOptions
+    from training.network.changes import LowRank
+    from training.network.layout import Layout
 
     def build(backbone, tree, options, tap) -> Method:
         changes = {

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import ptsa_serve.tasks
 from training.data.records import EDGES
-from training.metrics import metric_for
+from training.scoring.metrics import metric_for
 
 TASKS = ptsa_serve.tasks.TASKS | {"edges": EDGES}
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ptsa_serve.tasks import KINDS, Kind, Task
-from training.checkpoint import load_checkpoint, read_info
 from training.data import DATASETS
 from training.data.files import read_grey, read_vectors, unit_vectors
 from training.data.labels import LABELS
 from training.data.photoset import PhotoSet, files_by_name
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
-from training.heads import finish
+from training.network.checkpoint import load_checkpoint, read_info
+from training.network.heads import finish
 
 MADE_UP: dict[Kind, Task] = {
     "classes": Task("weather", "classes", 3, classes=("sun", "rain", "fog"), colors=((0, 0, 0), (9, 9, 9), (99, 0, 0))),

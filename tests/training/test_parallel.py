@@ -18,9 +18,9 @@ from torch import nn
 import training.fit
 from training.errors import ConfigError, ResumeError
 from training.fit import RESUME, FitConfig, fit
-from training.parallel import Share, SharedBatchNorm, gather, share_batch_norms
 from training.rules import RULES
 from training.rules.weighted_sum import WeightedSum
+from training.running.parallel import Share, SharedBatchNorm, gather, share_batch_norms
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 import torch
 from training.fit import FitConfig, fit
-from training.stepping import Optimisation
+from training.running.stepping import Optimisation
 from training.swin import SWINS
 
 SWINS["swin_test"] = {"embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3)}

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from training.backbones import build_backbone
 from training.backbones.loading import load_backbone
-from training.checkpoint import save_checkpoint
 from training.data.photos import PhotoFolder, PhotoStream
-from training.distillation import hint_loss
+from training.distilling.distillation import hint_loss
+from training.distilling.teachers import Teacher
 from training.errors import CheckpointError, ConfigError, ResumeError
-from training.model import PTSAModel
+from training.network.checkpoint import save_checkpoint
+from training.network.model import PTSAModel
 from training.pretrain import PretrainConfig, _Teaching, pretrain
-from training.teachers import Teacher
 
 CONV = {"op": "CONV_2D", "dilation": 1, "padding": "same", "relu6": False, "relu": True}
 

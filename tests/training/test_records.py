@@ -7,12 +7,12 @@ import pytest
 
 from ptsa_serve.manifest import TaskRecord
 from ptsa_serve.tasks import TASKS
-from training.checkpoint import save_checkpoint
 from training.data import DATASETS
 from training.data.records import EDGES, agree, disagreements, shared_tasks, task_records
 from training.errors import ConfigError
 from training.evaluate import EvaluateConfig, evaluate
-from training.model import PTSAModel
+from training.network.checkpoint import save_checkpoint
+from training.network.model import PTSAModel
 
 
 def test_colours_are_not_what_a_task_is() -> None:
@@ -82,7 +82,7 @@ def test_at_a_square_images_and_labels_have_that_size(
     )
     measured = []
     monkeypatch.setattr(
-        "training.metrics.Saliency.update", lambda self, p, label: measured.append((p.shape, label.shape))
+        "training.scoring.metrics.Saliency.update", lambda self, p, label: measured.append((p.shape, label.shape))
     )
     evaluate(EvaluateConfig(tmp_path / "model.safetensors", {"ccp": data["ccp"]}, square=96))
     assert set(sizes) == {(1, 3, 96, 96)}

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import save_checkpoint
 from training.errors import ConfigError, ResumeError
 from training.fit import RESULT, RESUME, FitConfig, fit
-from training.log import curves
-from training.model import PTSAModel
+from training.network.checkpoint import save_checkpoint
+from training.network.model import PTSAModel
 from training.options import MAY_CHANGE
-from training.resume import claim, read_state, write_state
+from training.running.log import curves
+from training.running.resume import claim, read_state, write_state
 
 ROOT = Path(__file__).parents[2]
 TREE = (
@@ -167,7 +167,7 @@ _SAVE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
 import torch
-from training.resume import write_state
+from training.running.resume import write_state
 for step in itertools.count():
     write_state(Path(sys.argv[1]), {"step": step, "model": torch.full((500_000,), float(step))}, {})
     print(step, flush=True)

@@ -9,14 +9,14 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from training.checkpoint import read_info
 from training.errors import ConfigError
 from training.fit import RESULT, RESUME, FitConfig, fit
+from training.network.checkpoint import read_info
 from training.rules import RULES
 from training.rules.base import Batch, Phase, Turn
 from training.rules.weighted_sum import WeightedSum
-from training.stepping import Optimisation
-from training.turn import StepTurn
+from training.running.stepping import Optimisation
+from training.running.turn import StepTurn
 
 
 class EqualNorms(WeightedSum):
@@ -73,7 +73,7 @@ def test_a_rule_made_up_on_the_spot_trains_resumes_and_finishes(ruled: FitConfig
     assert fit(broken).read_bytes() == whole.read_bytes()
     assert _state(broken)["rule"]["seen"] == ruled.steps
     # The stored model is finished, the one that trains is not.
-    from training.checkpoint import read_tensors
+    from training.network.checkpoint import read_tensors
 
     stored, trained = read_tensors(whole), _state(ruled)["model"]
     name = "decoders.depth.head.bias"

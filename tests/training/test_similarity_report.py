@@ -10,12 +10,12 @@ from PIL import Image
 
 from training.allocation.counts import from_counts
 from training.errors import ConfigError
+from training.similarity.config import SimilarityConfig
 from training.similarity.measures import MEASURES
 from training.similarity.picture import heat_maps
 from training.similarity.record import Similarity, Skipped, read_similarity
-from training.similarity_config import SimilarityConfig
-from training.similarity_report import choose_tree, save_report
-from training.tree import TaskTree
+from training.similarity.report import choose_tree, save_report
+from training.trees.tree import TaskTree
 
 TASKS = ("segmentation", "depth", "normals", "saliency")
 

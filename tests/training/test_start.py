@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import save_checkpoint
 from training.errors import CheckpointError
-from training.model import ModelConfig, PTSAModel
-from training.start import take_over
-from training.tree import TaskTree
+from training.network.checkpoint import save_checkpoint
+from training.network.model import ModelConfig, PTSAModel
+from training.network.start import take_over
+from training.trees.tree import TaskTree
 
 TASKS = ("segmentation", "depth")
 SHARED = TaskTree.shared(TASKS)

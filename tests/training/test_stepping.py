@@ -7,7 +7,7 @@ from lightning.fabric.plugins import MixedPrecision
 from torch import nn
 
 from training.errors import ConfigError, DivergedError
-from training.stepping import PATIENCE, Optimisation, make_fabric
+from training.running.stepping import PATIENCE, Optimisation, make_fabric
 
 
 @pytest.fixture

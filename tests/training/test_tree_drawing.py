@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.allocation.counts import from_counts
-from training.tree import TaskTree
-from training.tree_layout import lay_out
-from training.tree_picture import PALETTE, tree_picture
-from training.tree_text import GAP, tree_text
+from training.trees.picture import PALETTE, tree_picture
+from training.trees.places import lay_out
+from training.trees.text import GAP, tree_text
+from training.trees.tree import TaskTree
 
 TREE = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,saliency | depth,normals / "

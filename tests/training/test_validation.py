@@ -11,16 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.checkpoint import load_checkpoint, read_info
 from training.data.nyu import NYU
 from training.data.nyud import NYUD
 from training.errors import ConfigError
 from training.evaluate import figures
 from training.fit import BEST, RESULT, RESUME, FitConfig, fit
-from training.holdout import Part, hold_out
-from training.model import PTSAModel
-from training.pictures import pictures
-from training.validation import improvement
+from training.network.checkpoint import load_checkpoint, read_info
+from training.network.model import PTSAModel
+from training.running.holdout import Part, hold_out
+from training.running.pictures import pictures
+from training.running.validation import improvement
 
 
 @pytest.fixture

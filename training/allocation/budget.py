@@ -16,7 +16,7 @@ from training.allocation.linkage import link
 from training.allocation.partitions import as_tree, check, tree_cost
 from training.allocation.search import MOST_TASKS, TIE, search
 from training.errors import ConfigError
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 __all__ = ["Budget", "Choice", "from_budget"]
 

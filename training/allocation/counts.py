@@ -9,7 +9,7 @@ from training.allocation.linkage import link
 from training.allocation.partitions import as_tree, check
 from training.allocation.search import MOST_TASKS, search
 from training.errors import ConfigError
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 __all__ = ["default_counts", "from_counts"]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from training.allocation.partitions import as_tree, tree_cost
 from training.allocation.search import MOST_TASKS, search
 from training.similarity.record import Measure, Scope, Similarity
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 __all__ = ["doubt"]
 

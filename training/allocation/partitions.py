@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import ConfigError
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 __all__ = ["Partition", "as_tree", "check", "partition_cost", "partitions", "tree_cost"]
 

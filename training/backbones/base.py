@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from training.slots import Slot, SlotKind, compute
+from training.network.slots import Slot, SlotKind, compute
 
 __all__ = ["Backbone", "Flow", "Tap", "conv_slot", "drop_rates", "linear_slot", "norm_slot"]
 

@@ -13,7 +13,7 @@ from timm.models.pvt_v2 import PyramidVisionTransformerV2, checkpoint_filter_fn
 from torch import Tensor
 
 from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot
-from training.slots import Slot
+from training.network.slots import Slot
 
 __all__ = ["PVT", "PVTS"]
 

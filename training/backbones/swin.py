@@ -18,7 +18,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot
-from training.slots import Slot
+from training.network.slots import Slot
 
 __all__ = ["SWINS", "WINDOW", "Swin"]
 

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptsa_serve.tasks import TASKS, Task
-from training.boundaries import class_boundaries
 from training.data.archives import axes_note, evenly, find_axes, labels_in, listed, mask
 from training.data.arrays import fitted, read_mat
 from training.data.files import read_classes, read_grey, read_vectors, unit_vectors
@@ -25,6 +24,7 @@ from training.data.pascal_tables import FLOORS, HUMAN_PARTS, PARTS, SEGMENTATION
 from training.data.photoset import PhotoSet, files_by_name
 from training.data.records import EDGES
 from training.errors import DataError
+from training.scoring.boundaries import class_boundaries
 
 __all__ = ["Pascal"]
 

@@ -16,7 +16,7 @@ from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from training.backbones.base import Backbone, Tap
-from training.layout import Layout, Stream
-from training.slots import Op, Slot, Weights, compute
-from training.tree import TaskTree
+from training.network.layout import Layout, Stream
+from training.network.slots import Op, Slot, Weights, compute
+from training.trees.tree import TaskTree
 
 __all__ = ["Base", "Change", "Method", "MethodSpec"]
 

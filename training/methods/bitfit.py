@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from training.backbones.base import Backbone, Tap
-from training.layout import Layout
 from training.methods.base import Method, MethodSpec
-from training.slots import NORMS
-from training.tree import TaskTree
+from training.network.layout import Layout
+from training.network.slots import NORMS
+from training.trees.tree import TaskTree
 
 __all__ = ["BITFIT"]
 

@@ -1,13 +1,13 @@
 """Low-rank adapters for groups of tasks at every linear layer of a block: what LoRA, LoRA a task and PTSA share."""
 
 from training.backbones.base import Backbone, Tap
-from training.changes import Copies, LowRank
 from training.errors import ConfigError
-from training.layout import Layout
 from training.methods.base import Change, Method
 from training.methods.options import LowRankOptions, ranks_of
-from training.slots import ADAPTED, NORMS, Slot
-from training.tree import TaskTree
+from training.network.changes import Copies, LowRank
+from training.network.layout import Layout
+from training.network.slots import ADAPTED, NORMS, Slot
+from training.trees.tree import TaskTree
 
 __all__ = ["adapted", "extras", "grouped"]
 

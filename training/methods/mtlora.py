@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.backbones.base import Backbone, Tap
-from training.changes import LowRank, factors
-from training.layout import Layout, Stream
 from training.methods.base import Base, Change, Method, MethodSpec
 from training.methods.grouped import adapted, extras
 from training.methods.options import LowRankOptions, one_of, ranks_of
-from training.slots import ADAPTED, Op, Slot, compute
-from training.tree import TaskTree
+from training.network.changes import LowRank, factors
+from training.network.layout import Layout, Stream
+from training.network.slots import ADAPTED, Op, Slot, compute
+from training.trees.tree import TaskTree
 
 __all__ = ["MTLORA"]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from training.checkpoint import write_whole
 from training.errors import ConfigError
+from training.network.checkpoint import write_whole
 from training.similarity.measures import MEASURES
 
 __all__ = ["Measure", "Scope", "Similarity", "Skipped", "read_similarity", "scopes", "write_similarity"]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import yaml
 
-from training.checkpoint import write_whole
 from training.errors import ConfigError, ResumeError
+from training.network.checkpoint import write_whole
 
 __all__ = ["announce", "claim", "note", "read_state", "say_how_far", "write_state"]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptsa_serve.tasks import TASKS, Task
-from training.account import account
-from training.decoders import DECODERS
+from training.accounting.account import account
 from training.errors import ConfigError
-from training.model import STRIDE, ModelConfig
+from training.network.decoders import DECODERS
+from training.network.model import STRIDE, ModelConfig
 from training.options import number_faults, refuse
-from training.tree import TaskTree
+from training.trees.tree import TaskTree
 
 __all__ = ["CountConfig", "count", "count_table", "parse_tasks", "parse_tree"]
 
@@ -64,7 +64,7 @@ class CountConfig:
 
 
 def count(config: CountConfig) -> dict[str, Any]:
-    """Trainable and deployed parameters, and multiply-adds of one photo; see `training.account.Account`."""
+    """Trainable and deployed parameters, and multiply-adds of one photo; see `training.accounting.account.Account`."""
     return account(config.model(), (config.image_size, config.image_size)).to_json()
 
 

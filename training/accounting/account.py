@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.model import ModelConfig, PTSAModel, check_size
-from training.plan import Plan, make_plan
-from training.planned import Effective, Planned
-from training.slots import Op, Slot, Weights
+from training.network.model import ModelConfig, PTSAModel, check_size
+from training.network.plan import Plan, make_plan
+from training.network.planned import Effective, Planned
+from training.network.slots import Op, Slot, Weights
 
 __all__ = ["Account", "Found", "account", "effective_tensors", "trained"]
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.backbones.base import Tap
-from training.layout import reader
-from training.plan import Node, Plan
-from training.slots import Op, Slot, Weights, compute
+from training.network.layout import reader
+from training.network.plan import Node, Plan
+from training.network.slots import Op, Slot, Weights, compute
 
 __all__ = ["Effective", "Planned"]
 

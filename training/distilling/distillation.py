@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.backbones import Backbone
+from training.distilling.teachers import Teacher
 from training.errors import ConfigError
-from training.teachers import Teacher
 
 __all__ = ["WEIGHTS", "Student", "Target", "calibrate", "hint_loss", "match_targets"]
 

@@ -1,7 +1,7 @@
 """The fast way through a backbone: all streams stacked on the batch axis, forked wherever the layout says.
 
 With g streams the activations are (g * N, ...), stream by stream: one large product with each frozen weight serves
-all of them. `training.planned` is the slow way, one stream after another with folded weights: what a graph does.
+all of them. `planned` is the slow way, one stream after another with folded weights: what a graph does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from training.backbones.base import Tap, dropped
-from training.layout import Stream, parent, reader
 from training.methods.base import Method
-from training.slots import Slot
+from training.network.layout import Stream, parent, reader
+from training.network.slots import Slot
 
 __all__ = ["Stacked"]
 

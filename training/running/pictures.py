@@ -12,7 +12,7 @@ from ptsa_serve.tasks import Task
 from training.data.labels import labelled
 from training.data.photoset import PhotoSet
 from training.data.transforms import to_tensors
-from training.heads import finish
+from training.network.heads import finish
 
 __all__ = ["pictures"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.data.labels import IGNORE
 from training.data.photoset import PhotoSet
-from training.losses import class_weights
+from training.scoring.losses import class_weights
 
 __all__ = ["balance"]
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from training.log import curves
-from training.progress import Progress
 from training.rules.base import Batch, Phase, Rule
-from training.schedule import warmup_cosine
-from training.stepping import Optimisation
-from training.turn import LossFunction, StepTurn
+from training.running.log import curves
+from training.running.progress import Progress
+from training.running.schedule import warmup_cosine
+from training.running.stepping import Optimisation
+from training.running.turn import LossFunction, StepTurn
 
 __all__ = ["Plan", "Work", "train"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.tree import Group, TaskTree
+from training.trees.tree import Group, TaskTree
 
 __all__ = ["Box", "lay_out"]
 

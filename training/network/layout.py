@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.backbones.base import Tap
-from training.slots import MERGING, Slot, SlotKind
-from training.tree import Group, TaskTree
+from training.network.slots import MERGING, Slot, SlotKind
+from training.trees.tree import Group, TaskTree
 
 __all__ = ["Layout", "Stream", "parent", "reader"]
 

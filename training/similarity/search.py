@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.account import account
-from training.balance import balance
+from training.accounting.account import account
 from training.build import build
-from training.checkpoint import load_checkpoint
 from training.data import DATASETS
 from training.data.labels import LABELS, labelled
 from training.data.mix import Mix, Source
@@ -25,15 +23,17 @@ from training.errors import ConfigError
 from training.evaluate import scaled
 from training.fit import fit
 from training.fit_config import FitConfig
-from training.losses import task_loss
-from training.model import ModelConfig, PTSAModel
-from training.resume import note
+from training.network.checkpoint import load_checkpoint
+from training.network.model import ModelConfig, PTSAModel
+from training.network.slots import ADAPTED
+from training.running.resume import note
+from training.scoring.balance import balance
+from training.scoring.losses import task_loss
+from training.similarity.config import SimilarityConfig
 from training.similarity.measure import measure
 from training.similarity.record import Similarity, read_similarity, write_similarity
-from training.similarity_config import SimilarityConfig
-from training.similarity_report import choose_tree, save_report
-from training.slots import ADAPTED
-from training.tree import TaskTree
+from training.similarity.report import choose_tree, save_report
+from training.trees.tree import TaskTree
 
 __all__ = ["find_tree", "read_tree", "search_of"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ptsa_serve.tasks import Task
 from training.data.labels import IGNORE, labelled
-from training.heads import LOG_DEPTH, upsample
+from training.network.heads import LOG_DEPTH, upsample
 
 __all__ = ["class_weights", "task_loss"]
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ptsa_serve.manifest import TaskRecord
 from ptsa_serve.tasks import TASKS, Task
 from training.backbones import MEAN, STD, build_backbone
-from training.decoders import DECODERS
 from training.errors import ConfigError
-from training.executor import Stacked
 from training.methods import build_method, method_options, method_tree
-from training.tree import TaskTree
+from training.network.decoders import DECODERS
+from training.network.executor import Stacked
+from training.trees.tree import TaskTree
 
 __all__ = ["ModelConfig", "PTSAModel"]
 
@@ -60,7 +60,7 @@ class PTSAModel(nn.Module):
     """Images in, raw planes of every task out.
 
     `forward(images, tasks)`: images (N, 3, H, W), uint8 or float, RGB 0...255, H and W multiples of 32. Returns task
-    -> (N, channels, h, w); `training.heads.finish` turns them into maps. `tasks` defaults to all.
+    -> (N, channels, h, w); `training.network.heads.finish` turns them into maps. `tasks` defaults to all.
     """
 
     mean: Tensor

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import write_whole
 from training.data.photoset import PhotoSet
 from training.evaluate import figures
-from training.pictures import pictures
+from training.network.checkpoint import write_whole
+from training.running.pictures import pictures
 
 __all__ = ["Validation", "improvement"]
 

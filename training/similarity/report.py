@@ -8,13 +8,13 @@ from training.allocation.budget import Budget, Choice, from_budget
 from training.allocation.counts import from_counts
 from training.allocation.doubt import doubt
 from training.allocation.partitions import tree_cost
-from training.checkpoint import write_whole
+from training.network.checkpoint import write_whole
+from training.similarity.config import SimilarityConfig
 from training.similarity.picture import heat_maps
 from training.similarity.record import Measure, Scope, Similarity, write_similarity
-from training.similarity_config import SimilarityConfig
-from training.tree import TaskTree
-from training.tree_picture import tree_picture
-from training.tree_text import tree_text
+from training.trees.picture import tree_picture
+from training.trees.text import tree_text
+from training.trees.tree import TaskTree
 
 __all__ = ["choose_tree", "save_report"]
 

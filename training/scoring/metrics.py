@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptsa_serve.tasks import Task
-from training.boundaries import disc, peaks
 from training.data.labels import labelled
+from training.scoring.boundaries import disc, peaks
 
 __all__ = ["Figures", "Metric", "metric_for"]
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from training.backbones import build_backbone
 from training.backbones.loading import TORCH_FILES, load_backbone
-from training.checkpoint import is_checkpoint, misfits, read_config, read_tensors
 from training.errors import CheckpointError
-from training.model import ModelConfig, PTSAModel
-from training.resume import note
+from training.network.checkpoint import is_checkpoint, misfits, read_config, read_tensors
+from training.network.model import ModelConfig, PTSAModel
+from training.running.resume import note
 
 __all__ = ["take_over"]
 

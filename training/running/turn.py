@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from training.errors import DivergedError
 from training.rules.base import Batch, TaskGradients
-from training.stepping import Optimisation, remedy
+from training.running.stepping import Optimisation, remedy
 
 __all__ = ["LossFunction", "StepTurn"]
 

@@ -7,8 +7,8 @@ groups that learnt nothing: all of it is only which keys are equal.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from training.layout import Layout, Stream, parent
-from training.slots import Slot
+from training.network.layout import Layout, Stream, parent
+from training.network.slots import Slot
 
 __all__ = ["Node", "Plan", "make_plan"]
 

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ptsa_serve.files import replace_file
-from training.checkpoint_v1 import upgraded_config, upgraded_tensors
 from training.errors import CheckpointError
-from training.model import ModelConfig, PTSAModel
+from training.network.checkpoint_v1 import upgraded_config, upgraded_tensors
+from training.network.model import ModelConfig, PTSAModel
 
 __all__ = [
     "as_stored",

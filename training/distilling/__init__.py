@@ -1,0 +1,1 @@
+"""Teachers, and what a student has to predict of them."""

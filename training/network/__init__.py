@@ -1,0 +1,1 @@
+"""The network: slots of a backbone, streams through them, what is computed once, and what a checkpoint holds."""

@@ -1,0 +1,1 @@
+"""How any training runs: the loop, steps, rates, resuming, processes, validation."""
