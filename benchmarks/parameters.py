@@ -12,8 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.measurement import Measurement
-from benchmarks.parameters_graphs import compiled, graph_key, latencies
+from benchmarks.parameters_graphs import graph_key, latencies
 from benchmarks.published import Result, aligned, results_table
+from export.latency import compiled
 from training.accounting.account import account
 from training.accounting.count import parse_tasks, parse_tree
 from training.errors import ConfigError
@@ -28,8 +29,8 @@ TREES = ("1-1-1-1", "1-1-2-4", "1-2-2-4", "4-4-4-4")
 
 @dataclass(frozen=True)
 class Row:
-    """A model's costs. trainable, folded, low_rank: parameters; see `training.accounting.account.Account`. folded_MB:
-    10^6 bytes of the folded network in fp32, as the engine holds it. graph: the first model that has the same graph. ms: of it.
+    """A model's costs. trainable, folded, low_rank: parameters, as in `Account`. folded_MB: 10^6 bytes of the folded
+    network in fp32, as the engine holds it. graph: the first model that has the same graph. ms: of it.
     """
 
     trainable: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.errors import ExportError
-from export.latency import milliseconds, write_graph
+from export.latency import compiled, milliseconds
 from ptsa_serve.files import replace_file
 from training.accounting.account import account
 from training.allocation.budget import Budget, Choice, from_budget
@@ -72,11 +72,9 @@ def _milliseconds(model: ModelConfig, tree: TaskTree, config: TreeConfig, report
     height, width = config.size
     key = f"{model.backbone} {model.decoder} {counts} at {height} x {width}, {config.threads} threads"
     if key not in known:
-        graph = config.search / "latency.onnx"
         report(f"{counts}: compiling and timing")
-        write_graph(replace(model, tree=tree), config.size, graph)
-        known[key] = round(milliseconds(graph, config.size, threads=config.threads), 2)
-        graph.unlink()
+        artifact = compiled(replace(model, tree=tree), config.size, config.search / "graphs" / counts)
+        known[key] = round(milliseconds(artifact, config.size, threads=config.threads), 2)
         replace_file(store, json.dumps(known, indent=1).encode() + b"\n")
     report(f"{counts}: {known[key]:.1f} ms")
     return known[key]

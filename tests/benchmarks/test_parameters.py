@@ -9,9 +9,10 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.parameters import beside_published, cases, measure_parameters, parameters_table
-from benchmarks.parameters_graphs import compiled, graph_key, random_model
+from benchmarks.parameters_graphs import graph_key
 from benchmarks.parameters_plot import draw_parameters
 from export.fold import fold
+from export.latency import compiled, random_model
 from ptsa_serve.artifact import Artifact
 from training.accounting.account import account
 from training.backbones.swin import SWINS
@@ -94,7 +95,7 @@ def test_a_graph_is_made_once_and_kept(measured, monkeypatch: pytest.MonkeyPatch
     artifact = Artifact.open(folder)
     assert artifact.manifest.counts.deployed == rows["decoders"]["folded"]
     assert artifact.manifest.counts.multiply_adds["32x32"] / 1e9 == rows["decoders"]["giga_multiply_adds"]
-    monkeypatch.setattr("benchmarks.parameters_graphs.build_graph", None)  # would fail
+    monkeypatch.setattr("export.latency.build_graph", None)  # would fail
     again = measure(["lora"], graphs).figures["swin_test"]["lora"]
     assert again["ms"] > 0
     config = cases("swin_test", ["lora"], decoder="pyramid", rank=2)["lora"]

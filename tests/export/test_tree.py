@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
 import export.tree
 from export.__main__ import main
+from export.latency import compiled
+from ptsa_serve.artifact import Artifact
 from training.network.checkpoint import save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
 from training.similarity.measures import MEASURES
@@ -39,33 +42,35 @@ def run(search: Path, *options: str) -> tuple[int, str]:
 
 def test_a_limit_in_milliseconds_is_kept_and_measured_once(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs are really compiled; the clock is ours: five milliseconds a group."""
-    compiled: list[tuple[int, ...]] = []
-    write_graph = export.tree.write_graph
+    seen: list[tuple[int, ...]] = []
+    really = export.tree.compiled
 
-    def counted(config: ModelConfig, size: tuple[int, int], path: Path) -> None:
-        compiled.append(config.tree.counts)
-        if len(compiled) == 1:
-            write_graph(config, size, path)
-        path.touch()
+    def counted(config: ModelConfig, size: tuple[int, int], folder: Path) -> Artifact | None:
+        seen.append(config.tree.counts)
+        return really(config, size, folder) if len(seen) == 1 else None
 
-    monkeypatch.setattr(export.tree, "write_graph", counted)
-    monkeypatch.setattr(export.tree, "milliseconds", lambda path, size, threads: 5.0 * sum(compiled[-1]))
+    monkeypatch.setattr(export.tree, "compiled", counted)
+    monkeypatch.setattr(export.tree, "milliseconds", lambda artifact, size, threads: 5.0 * sum(seen[-1]))
     code, output = run(search, "--max-ms", "27")
     assert code == 0, output
     assert "ms: 25" in output
     assert TaskTree.from_json(json.loads((search / "tree.json").read_text())).counts == (1, 1, 1, 2)
-    before = list(compiled)
+    before = list(seen)
     assert run(search, "--max-ms", "27")[0] == 0
-    assert compiled == before
+    assert seen == before
     code, output = run(search, "--max-ms", "19")
     assert code == 1
     assert "no tree is within the budget: one group at every stage, the smallest, costs 20 ms" in output
 
 
-def test_the_engine_is_timed(search: Path, tmp_path: Path) -> None:
-    config = ModelConfig("swin_export_test", TaskTree.shared(("depth",)), width=8)
-    export.tree.write_graph(config, (64, 64), tmp_path / "graph.onnx")
-    assert export.tree.milliseconds(tmp_path / "graph.onnx", (64, 64), threads=1) > 0
+def test_the_engine_is_timed_on_graphs_whose_groups_differ(tmp_path: Path) -> None:
+    tree = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
+    config = ModelConfig("swin_export_test", tree, width=8)
+    artifact = compiled(config, (64, 64), tmp_path / "graphs")
+    assert export.tree.milliseconds(artifact, (64, 64), threads=1) > 0
+    nodes = onnx.load(artifact.graph_path((64, 64)), load_external_data=False).graph.node
+    assert sum(node.op_type == "Softmax" for node in nodes) == 6
+    assert compiled(config, (64, 64), tmp_path / "graphs").manifest == artifact.manifest
 
 
 def test_without_a_limit_nothing_is_chosen(search: Path) -> None:
