@@ -88,13 +88,13 @@ def trees_of_shape(tasks: tuple[str, ...], counts: tuple[int, ...]) -> Iterator[
 
 
 SUITES: dict[str, Suite] = {
-    # About three passes over NYU's 795 training photos at half size.
+    # A pass and a half over NYU's 795 training photos at half size.
     "nyu-nano": Suite(
         tasks=("segmentation", "depth", "normals", "saliency"),
         counts=(1, 2, 2, 4),
         rank=7,
         fit={
-            "backbone": "swin_nano", "scale": 0.5, "batches": {"nyu": 8, "ccp": 2}, "steps": 300, "warmup": 30,
+            "backbone": "swin_nano", "scale": 0.5, "batches": {"nyu": 8, "ccp": 2}, "steps": 150, "warmup": 15,
             "rate": 1e-3, "backbone_rate": 5e-4, "save_every": 50,
         },
         measuring={"warm_up": 60, "observations": 24},
