@@ -72,6 +72,9 @@ def test_rows_and_claims_follow_the_figures() -> None:
     assert by_arm["lora"]["delta_m_sd"] is None
     assert [claim["holds"] for claim in claims(table)] == [True, True, False, True, False, True, True, True]
     json.dumps([table, claims(table)], allow_nan=False)
+    # Of a suite that is not done, what can be said.
+    assert claims(rows(runs[:4])) == []
+    assert len(claims(rows(runs[:6]))) == 4
     text = comparison(runs)
     assert "| ptsa | 0.00 | 0.850 | +15.00 ± 7.07 | 2 |" in text
     assert "yes: PTSA is above MTLoRA (15 against 0)" in text
