@@ -24,7 +24,7 @@ from training.model import ModelConfig, PTSAModel
 from training.plan import make_plan
 from training.slots import Op
 
-__all__ = ["compiled", "graph_key", "latencies", "random_model"]
+__all__ = ["Size", "compiled", "graph_key", "latencies", "random_model"]
 
 Size = tuple[int, int]
 
