@@ -181,6 +181,9 @@ _size = click.option("--size", default=448, show_default=True, callback=_side, h
 @_rounds
 @click.option("--without-latency", is_flag=True, help="count alone: seconds instead of minutes, and no picture")
 def parameters(out: Path, backbones: str, methods: str, size: int, without_latency: bool, **options: Any) -> None:
+    figures = out / "parameters.json"
+    if figures.exists() and not is_measurement(figures):
+        raise click.UsageError(f"{figures} holds no measurement and would be replaced; name another --out")
     measured = measure_parameters(
         backbones.split(","),
         methods.split(","),
@@ -189,7 +192,7 @@ def parameters(out: Path, backbones: str, methods: str, size: int, without_laten
         **options,
     )
     print(parameters_table(measured), beside_published(measured), sep="\n\n")
-    save(measured, out / "parameters.json")
+    save(measured, figures)
     if not without_latency:
         replace_file(out / "parameters.png", draw_parameters(measured.figures, measured.conditions))
 

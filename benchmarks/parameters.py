@@ -5,14 +5,14 @@ tables count (MTLoRA, arXiv 2403.20320). The weights are random: costs depend on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from benchmarks.measurement import Measurement
-from benchmarks.parameters_graphs import graph_key, latencies
+from benchmarks.parameters_graphs import Size, graph_key, latencies
 from benchmarks.published import Result, aligned, results_table
 from export.latency import compiled
 from training.accounting.account import account
@@ -62,7 +62,7 @@ def measure_parameters(
     backbones: Sequence[str],
     methods: Sequence[str],
     *,
-    size: tuple[int, int],
+    size: Size,
     decoder: str,
     rank: int,
     threads: int,
@@ -75,17 +75,7 @@ def measure_parameters(
         models = cases(backbone, methods, decoder=decoder, rank=rank)
         rows = {label: _row(config, size) for label, config in models.items()}
         if graphs is not None:
-            keys = {label: graph_key(config, size) for label, config in models.items()}
-            first = {key: label for label, key in reversed(keys.items())}
-            artifacts = {
-                key: compiled(models[label], size, graphs / f"{backbone}-{key}")
-                for key, label in tqdm(first.items(), desc=f"graphs of {backbone}", unit="graph")
-            }
-            ms = latencies(artifacts, size, threads=threads, rounds=rounds)
-            rows = {
-                label: Row(**{**asdict(row), "graph": first[keys[label]], "ms": ms[keys[label]]})
-                for label, row in rows.items()
-            }
+            rows = _timed(rows, models, size, graphs, threads=threads, rounds=rounds)
         figures[backbone] = {label: asdict(row) for label, row in rows.items()}
     conditions: dict[str, str | int | float] = {
         "size": f"{size[1]}x{size[0]}",
@@ -105,7 +95,7 @@ def measure_parameters(
     return Measurement("What does each method cost?", figures, conditions)
 
 
-def _row(config: ModelConfig, size: tuple[int, int]) -> Row:
+def _row(config: ModelConfig, size: Size) -> Row:
     costs = account(config, size)
     return Row(
         trainable=costs.trainable,
@@ -114,6 +104,20 @@ def _row(config: ModelConfig, size: tuple[int, int]) -> Row:
         folded_MB=4 * costs.folded / 1e6,
         giga_multiply_adds=costs.multiply_adds / 1e9,
     )
+
+
+def _timed(
+    rows: Mapping[str, Row], models: Mapping[str, ModelConfig], size: Size, folder: Path, *, threads: int, rounds: int
+) -> dict[str, Row]:
+    """The rows with the times of their graphs, each of which is made and timed once."""
+    keys = {label: graph_key(config, size) for label, config in models.items()}
+    first = {key: label for label, key in reversed(keys.items())}
+    artifacts = {
+        key: compiled(models[label], size, folder / f"{models[label].backbone}-{key}")
+        for key, label in tqdm(first.items(), desc="graphs", unit="graph")
+    }
+    ms = latencies(artifacts, size, threads=threads, rounds=rounds)
+    return {label: replace(row, graph=first[keys[label]], ms=ms[keys[label]]) for label, row in rows.items()}
 
 
 def parameters_table(measurement: Measurement) -> str:

@@ -18,7 +18,7 @@ from training.network.model import ModelConfig, PTSAModel
 from training.network.plan import make_plan
 from training.network.slots import Op
 
-__all__ = ["graph_key", "latencies"]
+__all__ = ["Size", "graph_key", "latencies"]
 
 Size = tuple[int, int]
 

@@ -50,7 +50,7 @@ def _panel(ax: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
             (x, y),
             place,
             fontsize=7.5,
-            ha="center" if place[0] == x else "left",
+            ha="center" if place[0] == x else "left" if place[0] > x else "right",
             va="center",
             arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.6},
         )
@@ -63,13 +63,14 @@ def _panel(ax: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _places(points: Points, top: float) -> Iterator[tuple[tuple[float, float, float], list[str], tuple[float, float]]]:
-    """Every point, its labels, and where they stand: of the fastest below, of others at the right, none on another."""
+    """Every point, its labels, and where they stand: of the fastest below, of others beside it, none on another."""
     taken: list[tuple[float, float]] = []
     fastest = min(y for _, y, _ in points)
     for point, labels in sorted(points.items()):
         x, y, _ = point
         below = y == fastest
-        at, height = (x, y - 1.6 * LINE * top) if below else (1.35 * x, y)
+        blocked = any(1.1 < other / x < 3 and abs(height - y) < LINE * top for other, height, _ in points)
+        at, height = (x, y - 1.6 * LINE * top) if below else (x / 1.35 if blocked else 1.35 * x, y)
         # Labels are about as wide as a factor of three on the axis.
         while any(abs(height - other) < 0.9 * LINE * top and 1 / 3 < at / place < 3 for place, other in taken):
             height += (-0.3 if below else 0.3) * LINE * top

@@ -121,3 +121,6 @@ def test_the_command_writes_a_measurement(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["parameters.json"]
     for wrong in (["--methods", "vpt"], ["--backbones", "vit"], ["--size", "33"]):
         assert CliRunner().invoke(main, [*command, *wrong]).exit_code != 0
+    (tmp_path / "parameters.json").write_text('{"mine": 1}')
+    assert CliRunner().invoke(main, command).exit_code == 2
+    assert (tmp_path / "parameters.json").read_text() == '{"mine": 1}'
