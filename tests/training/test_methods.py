@@ -119,7 +119,11 @@ def test_changing_what_some_tasks_own_changes_no_other(backbone: str, method: st
         assert {task for task in TASKS if not torch.equal(before[task], after[task])} == set(tasks)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# The others train the same changes in other places.
+RUN = ("single_task", "mtlora", "ptsa")
+
+
+@pytest.mark.parametrize("method", [m if m in RUN else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_it_trains_resumes_and_loads(method: str, fit_config: FitConfig, tmp_path: Path, kill_in_step) -> None:
     start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
     options = {"rank": 2} if "rank" in METHODS[method].options.__dataclass_fields__ else {}

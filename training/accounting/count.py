@@ -7,6 +7,7 @@ from typing import Any
 
 from ptsa_serve.tasks import TASKS, Task
 from training.accounting.account import account
+from training.data import DATASETS
 from training.errors import ConfigError
 from training.network.decoders import DECODERS
 from training.network.model import STRIDE, ModelConfig
@@ -15,6 +16,8 @@ from training.trees.tree import TaskTree
 
 __all__ = ["CountConfig", "count", "count_table", "parse_tasks", "parse_tree"]
 
+# By name what the data sets label; those of the shipped model go first.
+KNOWN = {n: task for data in DATASETS.values() for n, task in data.records.items()} | TASKS
 MOST_CHANNELS = 256  # a map of classes is uint8
 LARGEST_SIDE = 8192
 
@@ -96,13 +99,13 @@ def parse_tasks(text: str) -> tuple[Task, ...]:
 
 
 def _task(name: str, channels: str) -> Task:
-    known = TASKS.get(name)
+    known = KNOWN.get(name)
     if known and channels in ("", str(known.channels)):
         return known
     if known and known.kind != "classes":
         raise ConfigError(f"task {name} has {known.channels} channels; leave {channels!r} out")
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) or not channels:
-        raise ConfigError(f"task {name!r} is unknown; known are {', '.join(TASKS)}; of others say {name or 'name'}:7")
+        raise ConfigError(f"task {name!r} is unknown; known are {', '.join(KNOWN)}; of others say {name or 'name'}:7")
     number = int(channels) if channels.isascii() and channels.isdigit() else 0
     if not 1 <= number <= MOST_CHANNELS:
         raise ConfigError(f"task {name} has {channels!r} channels; allowed are 1 to {MOST_CHANNELS}")
