@@ -1,5 +1,4 @@
-"""python -m benchmarks QUESTION: graph, requests, load, memory, accuracy, trivial, picture; of methods and training:
-parameters, training_speed."""
+"""python -m benchmarks QUESTION: what the server, the model, the methods and their training cost and can do."""
 
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from benchmarks.methods import comparison, measure_methods, summary
 from benchmarks.parameters import beside_published, measure_parameters, parameters_table
 from benchmarks.parameters_plot import draw_parameters
 from benchmarks.picture import draw
+from benchmarks.published import results_table
 from benchmarks.service import measure_load, measure_memory, measure_requests
 from benchmarks.suites import SUITES
 from benchmarks.training_speed import measure_training_speed
@@ -27,6 +27,14 @@ from training.data import DATASETS
 from training.methods import METHODS
 from training.network.decoders import DECODERS
 from training.network.model import STRIDE
+
+
+def _named_folders(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
+    found = {name: Path(folder) for name, _, folder in (text.partition("=") for text in texts)}
+    if wrong := [text for text in texts if "=" not in text or text.partition("=")[0] not in DATASETS]:
+        raise click.BadParameter(f"{wrong[0]!r}; write NAME=FOLDER with one of {', '.join(DATASETS)}", ctx, param)
+    return found
+
 
 _model = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
 _threads = click.option("--threads", default=2, show_default=True, help="of the engine")
@@ -126,7 +134,9 @@ def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
 
 @main.command(help="Which method is best? Trains every arm of a suite; stop it and run it again as you like.")
 @click.option("--suite", type=click.Choice(list(SUITES)), default="nyu-nano", show_default=True)
-@click.option("--data", multiple=True, required=True, help="NAME=FOLDER of a data set; may be repeated")
+@click.option(
+    "--data", multiple=True, required=True, callback=_named_folders, help="NAME=FOLDER of a data set; may be repeated"
+)
 @click.option("--start", type=click.Path(path_type=Path), required=True, help="weights of the backbone, for every run")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/methods"), show_default=True)
 @click.option(
@@ -137,10 +147,10 @@ def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
     help="a small JSON file a run; those that are there are not run again",
 )
 @_out
-def methods(suite: str, data: tuple[str, ...], start: Path, runs: Path, results: Path, out: Path | None) -> None:
-    sets = {name: Path(folder) for name, _, folder in (text.partition("=") for text in data)}
-    found = measure_methods(SUITES[suite], data=sets, start=start, runs=runs / suite, results=results / suite)
-    print(comparison(found))
+def methods(suite: str, data: dict[str, Path], start: Path, runs: Path, results: Path, out: Path | None) -> None:
+    found = measure_methods(SUITES[suite], data=data, start=start, runs=runs / suite, results=results / suite)
+    print(comparison(found), "Published, of other data and backbones:", sep="\n\n")
+    print(results_table("pascal"), results_table("nyud"), sep="\n\n")
     save(summary(suite, found), out)
 
 
