@@ -27,10 +27,9 @@ class PhotoInfo:
 class Prediction:
     """Maps of one photo, upright.
 
-    Arrays by task name, H x W = `size`: classes uint8 (H, W); metres float32 (H, W); unit_vectors float32 (H,
-    W, 3), unit length; probability and boundary float32 (H, W), 0...1. `tasks` has the same keys in the same order. `size`
-    is the photo's (height, width) or the model's own grid. `model` is (name, version). `timings_ms`:
-    milliseconds by step.
+    Arrays by task name, H x W = `size`: classes uint8 (H, W); metres float32 (H, W); unit_vectors float32 (H, W, 3),
+    unit length; probability and boundary float32 (H, W), 0...1. `tasks` has the same keys in the same order. `size` is
+    the photo's (height, width) or the model's own grid. `model` is (name, version). `timings_ms`: milliseconds by step.
     """
 
     maps: Mapping[str, np.ndarray]
