@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from export.compile import CompileConfig, compile_artifact
@@ -18,6 +19,7 @@ WEATHER = Task("weather", "classes", 3, classes=("sun", "rain", "fog"), colors=(
 EDGES = Task("edges", "boundary", 1)
 
 
+@pytest.mark.slow  # 7 s; tests/training/test_new_task.py trains one by default
 def test_a_task_made_up_on_the_spot_is_compiled_and_served(photo: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tree = TaskTree.shared(("weather", "edges"))

@@ -60,6 +60,7 @@ def test_a_limit_in_milliseconds_is_kept_and_measured_once(search: Path, monkeyp
     assert "no tree is within the budget: one group at every stage, the smallest, costs 20 ms" in output
 
 
+@pytest.mark.slow
 def test_the_engine_is_timed_on_graphs_whose_groups_differ(tmp_path: Path) -> None:
     tree = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
     config = ModelConfig("swin_export_test", tree, width=8)

@@ -44,7 +44,6 @@ def test_a_search_leaves_figures_pictures_and_a_tree(config: SimilarityConfig) -
 
 
 def test_a_budget_is_kept(config: SimilarityConfig) -> None:
-    find_tree(config)
     text = find_tree(replace(config, max_trainable=10**9))
     assert read_tree(config.out / "tree.json").counts == (1, 4, 4, 4)
     costs = [int(line.split(": ")[1].replace(",", "")) for line in text.splitlines() if line.startswith("trainable")]
