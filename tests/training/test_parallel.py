@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from training.fit import FitConfig, fit
 from training.running.stepping import Optimisation
-from training.swin import SWINS
+from training.backbones.swin import SWINS
 
 SWINS["swin_test"] = {"embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3)}
 torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def counted(run):
 Optimisation.count = counted
 fit(
     FitConfig(
-        data={"nyu": data / "nyu", "ccp": data / "ccp"}, out=out, train="all", backbone="swin_test", width=8,
+        data={"nyu": data / "nyu", "ccp": data / "ccp"}, out=out, method="multi_task", backbone="swin_test", width=8,
         batches={"nyu": 2, "ccp": 2}, steps=4, warmup=1, scale=1 / 6, workers=0, precision="32-true", save_every=2,
         rate=1e-4, backbone_rate=1e-4, drop_path=0.0, hold_out=0.2, ema=0.9, accumulate=2,
     )
