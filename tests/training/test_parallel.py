@@ -177,3 +177,16 @@ def test_another_number_of_processes_is_refused_by_name(fit_config: FitConfig, m
     monkeypatch.setattr(training.fit, "_settings", lambda *given: described(*given) | {"processes": 2})
     with pytest.raises(ResumeError, match="processes was 1, now 2"):
         fit(replace(fit_config, steps=1))
+
+
+@pytest.mark.slow  # two launches of Python and torch
+def test_the_readmes_command_shares_a_training_of_adapters(data: dict[str, Path], tmp_path: Path) -> None:
+    """As it is typed, `--start` and all, up to the first thing that is wrong: a file that is not there."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "--", "training", "fit"]
+    options = ["--data", f"{{nyu: {data['nyu']}, ccp: {data['ccp']}}}", "--start", str(tmp_path / "none.safetensors")]
+    done = subprocess.run(
+        [*command, *options, "--out", str(tmp_path / "run")],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "none.safetensors: no such file of weights" in done.stderr
