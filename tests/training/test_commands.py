@@ -18,6 +18,8 @@ from training.network.checkpoint import sha256
 ROOT = Path(__file__).parents[2]
 SMALL = "--backbone swin_test --width 8 --scale 0.17 --precision 32-true --warmup 1 --steps 2 --method multi_task"
 
+FIT = shlex.split("training fit --data '{nyu: x}' --tree depth/depth/depth/depth --method multi_task")
+
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -122,20 +124,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tm
         raise ValueError("not the user's")
 
     monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, broken, ""))
-    tree = "depth/depth/depth/depth"
-    command = [
-        "training",
-        "fit",
-        "--data",
-        "{nyu: x}",
-        "--out",
-        str(tmp_path),
-        "--tree",
-        tree,
-        "--method",
-        "multi_task",
-    ]
-    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "argv", [*FIT, "--out", str(tmp_path)])
     with pytest.raises(ValueError, match="not the user's"):
         main()
 
@@ -147,20 +136,7 @@ def test_control_c_is_one_line_and_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setitem(training.__main__.COMMANDS, "fit", Command(FitConfig, interrupted, ""))
-    tree = "depth/depth/depth/depth"
-    command = [
-        "training",
-        "fit",
-        "--data",
-        "{nyu: x}",
-        "--out",
-        str(tmp_path),
-        "--tree",
-        tree,
-        "--method",
-        "multi_task",
-    ]
-    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "argv", [*FIT, "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 130

@@ -4,6 +4,7 @@ Counting, freezing, checkpoints and folding ask these objects and know no method
 own parameters; group numbers come with every call and are never stored.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,27 +21,27 @@ __all__ = ["Base", "Change", "Method", "MethodSpec"]
 Base = Mapping[str, Tensor]  # the backbone's own tensors of a slot, by role
 
 
-class Change(nn.Module):
+class Change(nn.Module, ABC):
     """Parameters at one slot, for groups of tasks. Subclasses say what they do with them."""
 
+    @abstractmethod
     def forward(self, slot: Slot, base: Base, x: Tensor, streams: Sequence[Stream]) -> Tensor:
         """The slot's output for stacked streams (len(streams) * N, ...), in their order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def version(self, stream: Stream) -> Hashable:
         """Equal for streams whose tensors here are the same; None = the backbone's own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def effective(self, slot: Slot, base: Base, stream: Stream) -> Weights | Op:
         """What does the same for one stream in eval mode, exactly."""
-        raise NotImplementedError
 
     def start(self, base: Base) -> None:
         """Begin at the backbone's tensors `base`: for what starts as a copy of them."""
 
+    @abstractmethod
     def owners(self) -> Mapping[str, frozenset[str]]:
         """The tasks that reach each of this change's parameters, by its name here."""
-        raise NotImplementedError
 
 
 class Method(nn.Module):
@@ -71,8 +72,11 @@ class Method(nn.Module):
         return self.layout.streams(self._backbone[0].slots, tasks)
 
     def change(self, slot: Slot) -> Change | None:
-        found = dict(self.changes).get(_key(slot.name))
-        assert found is None or isinstance(found, Change)
+        key = _key(slot.name)
+        if key not in self.changes:
+            return None
+        found = self.changes[key]
+        assert isinstance(found, Change)
         return found
 
     def forward(self, slot: Slot, x: Tensor, streams: Sequence[Stream]) -> Tensor:
