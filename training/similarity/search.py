@@ -53,7 +53,7 @@ def find_tree(config: SimilarityConfig) -> str:
     heads = fit(warm)
     similarity = _measured(config, heads, tasks)
     seconds = time.perf_counter() - began
-    choice = choose_tree(similarity, config, _costs(config, warm, tasks))
+    choice = choose_tree(similarity, config, _costs(config, warm))
     training_seconds = config.training_steps * _seconds_a_step(warm, config, choice.tree)
     return save_report(
         config.out, similarity, choice, measure=config.measure, scope=config.scope,
@@ -145,7 +145,7 @@ def _losses(config: SimilarityConfig, model: PTSAModel) -> Callable[[Batches], d
     return losses
 
 
-def _costs(config: SimilarityConfig, warm: FitConfig, tasks: list[str]) -> dict[str, Callable[[TaskTree], float]]:
+def _costs(config: SimilarityConfig, warm: FitConfig) -> dict[str, Callable[[TaskTree], float]]:
     records = build(warm).config.tasks
 
     def counted(tree: TaskTree) -> Any:
