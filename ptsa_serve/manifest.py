@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ptsa_serve.errors import ManifestError
+from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import Color, Kind, Task
 
 __all__ = ["FORMAT", "Backbone", "Counts", "FileRecord", "InputSpec", "Manifest", "Role", "TaskRecord", "Tree"]
@@ -80,6 +81,20 @@ class Tree(_Record):
     version: Literal[1] = 1
     tasks: tuple[str, ...]
     stages: tuple[tuple[tuple[str, ...], ...], ...]
+
+    @classmethod
+    def of(cls, tree: TaskTree) -> Self:
+        """The record of `tree`."""
+        return cls.model_validate(tree.to_json(), strict=False)
+
+    def tree(self) -> TaskTree:
+        """The tree of this record."""
+        return TaskTree(self.tasks, self.stages)
+
+    @model_validator(mode="after")
+    def _refines(self) -> Self:
+        self.tree()  # TreeError is a ValueError: a fault of the manifest
+        return self
 
 
 class Backbone(_Record):
@@ -179,9 +194,6 @@ class Manifest(_Record):
             raise ValueError(f"tasks repeat a name: {names}")
         if sorted(self.tree.tasks) != sorted(names):
             raise ValueError(f"tree.tasks are {list(self.tree.tasks)}, tasks are {names}; they must be the same")
-        for number, stage in enumerate(self.tree.stages, 1):
-            if sorted(task for group in stage for task in group) != sorted(names):
-                raise ValueError(f"stage {number} of the tree must name each task once, found {stage}")
         paths = [record.path for record in self.files]
         if len(set(paths)) != len(paths):
             raise ValueError(f"files repeat a path: {sorted(paths)}")

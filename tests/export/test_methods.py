@@ -11,11 +11,11 @@ from export.compile import CompileConfig, compile_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.predictor import Predictor
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.swin import SWINS
 from training.methods import METHODS
 from training.network.checkpoint import save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")

@@ -10,10 +10,10 @@ from export.compile import CompileConfig, compile_artifact
 from ptsa_serve.encoding.encode import maps_png
 from ptsa_serve.engines import load_engine
 from ptsa_serve.predictor import Predictor
+from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import Task
 from training.network.checkpoint import save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 WEATHER = Task("weather", "classes", 3, classes=("sun", "rain", "fog"), colors=((0, 0, 0), (9, 9, 9), (99, 0, 0)))
 EDGES = Task("edges", "boundary", 1)

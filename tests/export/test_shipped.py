@@ -22,9 +22,9 @@ from export.parity import TOLERANCES, compare
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.engines import load_engine
 from ptsa_serve.images import ImageLimits, decode
+from ptsa_serve.task_tree import TaskTree
 from training.network.heads import finish
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 FROZEN = dict.fromkeys(("merge", "norms", "tables", "patch"), "frozen")
 

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 import export.tree
 from export.__main__ import main
 from export.latency import compiled
+from ptsa_serve.task_tree import TaskTree
 from training.network.checkpoint import save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
 from training.similarity.measures import MEASURES
 from training.similarity.record import Similarity, Skipped, write_similarity
-from training.trees.tree import TaskTree
 
 TASKS = ("depth", "saliency")
 
