@@ -18,10 +18,11 @@ from benchmarks.service import measure_load, measure_memory, measure_requests
 from benchmarks.suites import SUITES
 from benchmarks.training_speed import measure_training_speed
 from ptsa_serve.artifact import Artifact, default_artifact
-from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import PTSAError
 from ptsa_serve.files import replace_file
+from ptsa_serve.loading import load_predictor
 from ptsa_serve.predictor import Predictor
+from ptsa_serve.settings import Settings
 from training.backbones import known_backbones
 from training.data import DATASETS
 from training.methods import METHODS
@@ -60,6 +61,10 @@ _split = click.option("--split", default="val", show_default=True)
 
 def _artifact(model: Path | None) -> Artifact:
     return Artifact.open(model or default_artifact())
+
+
+def _predictor(model: Path | None, threads: int) -> Predictor:
+    return load_predictor(Settings.model_validate({"model": model, "threads": threads}))
 
 
 def _report(measurement: Measurement, out: Path | None) -> None:
@@ -118,9 +123,7 @@ def memory(model: Path | None, threads: int, out: Path | None, count: int) -> No
 @_split
 @click.option("--limit", default=0, type=click.IntRange(min=0), help="about so many photos, evenly spread; 0 = all")
 def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, name: str, split: str, limit: int) -> None:
-    artifact = _artifact(model)
-    predictor = Predictor(artifact, load_engine("onnxruntime", artifact, threads))
-    _report(measure_accuracy(predictor, name=name, root=root, split=split, limit=limit), out)
+    _report(measure_accuracy(_predictor(model, threads), name=name, root=root, split=split, limit=limit), out)
 
 
 @main.command(help="How good is a predictor that does not look at the photo?")
@@ -162,8 +165,7 @@ def methods(suite: str, data: dict[str, Path], start: Path, runs: Path, results:
 def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Path) -> None:
     if out.exists() and any(photo.exists() and out.samefile(photo) for photo in photos):
         raise click.UsageError(f"--out {out} is one of the photos, which it would replace; name another file")
-    artifact = _artifact(model)
-    draw(Predictor(artifact, load_engine("onnxruntime", artifact, threads)), photos, out)
+    draw(_predictor(model, threads), photos, out)
 
 
 _decoder = click.option("--decoder", type=click.Choice(list(DECODERS)), default="hrnet", show_default=True)

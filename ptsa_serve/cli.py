@@ -18,7 +18,6 @@ from ptsa_serve import __version__
 from ptsa_serve.errors import PTSAError, RequestError
 
 if TYPE_CHECKING:
-    from ptsa_serve.predictor import Predictor
     from ptsa_serve.settings import Settings
 
 __all__ = ["main"]
@@ -142,6 +141,7 @@ def predict(photos, out, tasks, renders, form, size, **model_options) -> None:
     """
     from ptsa_serve.artifact import default_artifact
     from ptsa_serve.images import SUFFIXES
+    from ptsa_serve.loading import load_predictor
     from ptsa_serve.photo_folders import shown
     from ptsa_serve.predict_files import check_outputs, explain, file_names, plan, predict_file
 
@@ -154,7 +154,7 @@ def predict(photos, out, tasks, renders, form, size, **model_options) -> None:
         where = ", ".join(map(shown, photos))
         known = ", ".join(sorted(SUFFIXES))
         raise click.ClickException(f"found no photo below {where}; name files, or a folder that holds some ({known})")
-    predictor = _load(settings)
+    predictor = load_predictor(settings)
     names = predictor.choose([name.strip() for name in tasks.split(",")] if tasks else None)
     check_outputs(jobs, file_names(names, **chosen), settings.model or default_artifact())
     failures = []
@@ -193,8 +193,9 @@ def _unwound_when_ended() -> Iterator[None]:
 @_model_options
 def info(as_json, **model_options) -> None:
     """Describe the model: tasks, tree of task groups, parameters, figures; check that it runs here."""
-    settings = _settings(model_options)
-    predictor = _load(settings)
+    from ptsa_serve.loading import load_predictor
+
+    predictor = load_predictor(_settings(model_options))
     errors = predictor.verify()
     description = predictor.info()
     if as_json:
@@ -252,11 +253,12 @@ def serve(host, port, **model_options) -> None:
     PTSA_API_KEY=a-long-secret PTSA_QUEUE=16 ptsa serve --host 0.0.0.0
     """
     from ptsa_serve.launch import command, environment, find_address
+    from ptsa_serve.loading import load_predictor
 
     settings = _settings(model_options)
     arguments = command(SERVICE, find_address(host, port), port)
     environ = environment(_environ(model_options), settings)
-    _load(settings).engine.close()
+    load_predictor(settings).engine.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *arguments], environ)
@@ -274,13 +276,3 @@ def _settings(options: dict[str, Any]) -> "Settings":
     from ptsa_serve.settings import Settings
 
     return Settings.load(_environ(options))
-
-
-def _load(settings: "Settings") -> "Predictor":
-    """The checked model on its engine. Raises ArtifactError, ManifestError, EngineError."""
-    from ptsa_serve.artifact import Artifact, default_artifact
-    from ptsa_serve.engines import load_engine
-    from ptsa_serve.predictor import Predictor
-
-    artifact = Artifact.open(settings.model or default_artifact())
-    return Predictor(artifact, load_engine(settings.engine, artifact, settings.threads), settings.limits())
