@@ -33,7 +33,13 @@ class EngineRow:
         return getattr(import_module(self.module), name)
 
 
-ENGINES: dict[str, EngineRow] = {"onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime")}
+ENGINES: dict[str, EngineRow] = {
+    "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime"),
+    "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda"),
+    "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt"),
+    "tensorrt": EngineRow("ptsa_serve.engines.tensorrt"),
+    "tensorrt_rtx": EngineRow("ptsa_serve.engines.tensorrt_rtx"),
+}
 
 
 def load_engine(name: str, artifact: Artifact, options: EngineOptions | None = None) -> Engine:

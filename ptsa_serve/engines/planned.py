@@ -1,0 +1,259 @@
+"""What the engines on plans share: which plans may run here, and running them.
+
+A plan holds a profile for each (N, H, W) that it was built for, so every run has fixed shapes: a batch goes to the
+smallest profile that holds it, and what a larger one computes beyond it is left on the GPU. Buffers on both sides and
+the scratch memory are allocated once, for the largest profile: runs follow one another.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.engines.base import EngineOptions, check_batch
+from ptsa_serve.engines.cuda import Cuda
+from ptsa_serve.engines.flavour import Flavour, Imported
+from ptsa_serve.errors import EngineError
+from ptsa_serve.manifest import FileRecord
+from ptsa_serve.variants import Form, Variant, Variants
+
+__all__ = ["PlanEngine", "load", "offers"]
+
+log = logging.getLogger(__name__)
+
+Shape = tuple[int, int, int]  # N, H, W
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """An output of a plan. address: on the GPU. host: pinned, uint8, as long as that. cell: values a pixel, () or (C,)."""
+
+    address: int
+    host: np.ndarray
+    dtype: np.dtype
+    cell: tuple[int, ...]
+
+    def view(self, shape: Shape) -> np.ndarray:
+        """The host's bytes as the map of a run of `shape`."""
+        whole = (*shape, *self.cell)
+        return self.host[: math.prod(whole) * self.dtype.itemsize].view(self.dtype).reshape(whole)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A plan in memory. shapes: of its profiles."""
+
+    engine: Any
+    shapes: tuple[Shape, ...]
+    outputs: tuple[str, ...]
+
+
+class PlanEngine:
+    """The plans of one form on one GPU. `run` may be called from several threads; runs follow one another."""
+
+    lanes = 1
+
+    def __init__(self, artifact: Artifact, plans: Variants, form: Form, runtime: Imported, cuda: Cuda) -> None:
+        """`plans`: those that may run here, see `_plans`. Raises EngineError for a plan that the runtime refuses."""
+        self.name, self.version = runtime.flavour.name, runtime.version
+        self.precision, self.branches = form.precision, form.branches
+        self.sizes = plans.sizes(form)
+        self._form, self._variants, self._runtime, self._cuda = form, plans, runtime, cuda
+        self._tasks = tuple(artifact.manifest.task_table())
+        self._input = artifact.manifest.input.name
+        self._lock = threading.Lock()
+        self._deserializer = runtime.api.Runtime(runtime.log)  # must outlive what it made
+        records = {record.path: record for record in artifact.manifest.files}
+        self._plans = {
+            path: self._load(artifact, records[path])
+            for path in dict.fromkeys(plan.path for plan in plans.all if plan.form == form)
+        }
+        self._allocate()
+        self._launches: dict[tuple[str, int], Callable[[], None]] = {}
+
+    def run(
+        self, batch: np.ndarray, tasks: Sequence[str] | None = None, *, alone: bool = True
+    ) -> dict[str, np.ndarray]:
+        """See `Engine.run`. A batch beyond the largest profile is run in parts."""
+        del alone
+        size = check_batch(batch, self.sizes)
+        wanted = self._tasks if tasks is None else tuple(task for task in self._tasks if task in tasks)
+        path = self._variants.choose(self._form, size, wanted).path
+        parts: list[dict[str, np.ndarray]] = []
+        with self._lock:
+            self._cuda.use()
+            done = 0
+            while done < len(batch):
+                profile = _profile(self._plans[path].shapes, size, len(batch) - done)
+                part = batch[done : done + self._plans[path].shapes[profile][0]]
+                parts.append(self._run(path, profile, part, wanted))
+                done += len(part)
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in wanted}
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            self._launches.clear()
+            self._plans.clear()
+            self._cuda.close()
+
+    def _run(self, path: str, profile: int, part: np.ndarray, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+        shape = self._plans[path].shapes[profile]
+        staged = self._staging[: part.nbytes]
+        np.copyto(staged.reshape(part.shape), part)
+        self._cuda.upload(self._pixels, staged)
+        launch = self._launches.get((path, profile))
+        if launch is None:
+            launch = self._launches[path, profile] = self._prepare(self._plans[path], profile)
+        launch()
+        for name in wanted:
+            output = self._outputs[name]
+            self._cuda.download(output.view((len(part), *shape[1:])), output.address)
+        self._cuda.wait()
+        # The pinned memory belongs to the next run.
+        return {name: self._outputs[name].view((len(part), *shape[1:])).copy() for name in wanted}
+
+    def _load(self, artifact: Artifact, record: FileRecord) -> _Plan:
+        assert record.plan is not None
+        path = artifact.folder / record.path
+        try:
+            engine = self._deserializer.deserialize_cuda_engine(path.read_bytes())
+        except OSError as error:
+            raise EngineError(f"{path} cannot be read ({error.strerror}); {_build(artifact, self.name)}") from None
+        if engine is None:
+            reason = self._runtime.complaint()
+            raise EngineError(f"{self._runtime.title} refuses {path} ({reason}); {_build(artifact, self.name)}")
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return _Plan(engine, record.plan.shapes, tuple(name for name in names if name != self._input))
+
+    def _allocate(self) -> None:
+        """The memory that all runs share."""
+        shapes = [shape for plan in self._plans.values() for shape in plan.shapes]
+        pixels = max(math.prod(shape) for shape in shapes)
+        self._staging = self._cuda.pinned(3 * pixels)
+        self._pixels = self._cuda.memory(3 * pixels)
+        self._scratch_bytes = max(
+            plan.engine.get_device_memory_size_for_profile_v2(index)
+            for plan in self._plans.values()
+            for index in range(len(plan.shapes))
+        )
+        self._scratch = self._cuda.memory(self._scratch_bytes)
+        self._outputs: dict[str, _Output] = {}
+        for plan in self._plans.values():
+            for name in plan.outputs:
+                if name not in self._outputs:
+                    self._outputs[name] = self._output(plan.engine, name, pixels)
+
+    def _output(self, engine: Any, name: str, pixels: int) -> _Output:
+        dtype = np.dtype(self._runtime.api.nptype(engine.get_tensor_dtype(name)))
+        # (N, H, W) or (N, H, W, C): what lies behind the pixels is the same at every size.
+        cell = tuple(engine.get_tensor_shape(name))[3:]
+        length = pixels * math.prod(cell) * dtype.itemsize
+        return _Output(self._cuda.memory(length), self._cuda.pinned(length), dtype, cell)
+
+    def _prepare(self, plan: _Plan, profile: int) -> Callable[[], None]:
+        """What runs `profile` of `plan`, from pixels on the GPU to maps on it; runs it once."""
+        context = self._runtime.flavour.context(self._runtime.api, plan.engine)
+        if context is None:
+            raise EngineError(f"{self._runtime.title} cannot prepare a run: {self._runtime.complaint()}")
+        self._agree(context.set_optimization_profile_async(profile, self._cuda.stream))
+        context.set_device_memory(self._scratch, self._scratch_bytes)
+        self._agree(context.set_input_shape(self._input, (*plan.shapes[profile], 3)))
+        addresses = {self._input: self._pixels, **{name: self._outputs[name].address for name in plan.outputs}}
+        for name, address in addresses.items():
+            self._agree(context.set_tensor_address(name, address))
+
+        def enqueue() -> None:
+            self._agree(context.execute_async_v3(self._cuda.stream))
+
+        # The first run may allocate and compile, which no capture takes.
+        enqueue()
+        self._cuda.wait()
+        if not self._runtime.flavour.captures:
+            return enqueue
+        try:
+            return self._cuda.capture(enqueue)
+        except EngineError as error:
+            log.warning("%s runs without a CUDA graph: %s", self._runtime.title, error)
+            return enqueue
+
+    def _agree(self, agreed: bool) -> None:
+        if not agreed:
+            raise EngineError(f"{self._runtime.title} failed: {self._runtime.complaint()}")
+
+
+def load(flavour: Flavour, artifact: Artifact, options: EngineOptions) -> PlanEngine:
+    """The engine of `flavour`, see `EngineRow`.
+
+    Raises EngineError without the runtime, a GPU, or a plan for both; it says how to build one.
+    """
+    runtime = flavour.load()
+    cuda = Cuda(options.device)
+    try:
+        plans = _plans(artifact, runtime, cuda)
+        if not plans.all:
+            raise EngineError(f"{_missing(artifact, runtime, cuda)}; {_build(artifact, flavour.name)}")
+        return PlanEngine(artifact, plans, plans.form(options.precision, options.branches), runtime, cuda)
+    except BaseException:
+        cuda.close()
+        raise
+
+
+def offers(flavour: Flavour, artifact: Artifact) -> list[EngineOptions]:
+    """See `EngineRow`: the forms that there are plans of for this runtime on the first GPU."""
+    if not _built(artifact, flavour.name):
+        return []
+    try:
+        runtime = flavour.load()
+        cuda = Cuda()
+    except EngineError:
+        return []
+    forms = _plans(artifact, runtime, cuda).forms
+    cuda.close()
+    return [EngineOptions(precision=form.precision, branches=form.branches) for form in forms]
+
+
+def _built(artifact: Artifact, runtime: str) -> list[FileRecord]:
+    return [record for record in artifact.manifest.files if record.plan and record.plan.runtime == runtime]
+
+
+def _plans(artifact: Artifact, runtime: Imported, cuda: Cuda) -> Variants:
+    """The plans that this runtime on this GPU takes, as graphs: one for each size."""
+    sources = {record.path: record.sha256 for record in artifact.manifest.files}
+    return Variants(
+        tuple(
+            Variant(record.path, "", size, Form(record.precision or "fp32", record.branches or "folded"), record.tasks)
+            for record in _built(artifact, runtime.flavour.name)
+            if (plan := record.plan) and record.tasks and plan.runtime_version == runtime.version
+            if plan.gpu is None or (plan.gpu, plan.compute_capability) == (cuda.name, cuda.compute_capability)
+            if sources.get(plan.graph) == plan.graph_sha256
+            for size in dict.fromkeys(shape[1:] for shape in plan.shapes)
+        )
+    )
+
+
+def _missing(artifact: Artifact, runtime: Imported, cuda: Cuda) -> str:
+    built = _built(artifact, runtime.flavour.name)
+    if not built:
+        return f"{artifact.folder} has no plan for {runtime.flavour.title}"
+    found = dict.fromkeys(f"{plan.runtime_version} for {plan.target()}" for record in built if (plan := record.plan))
+    here = f"{runtime.version} on {cuda.name} ({cuda.compute_capability})"
+    return (
+        f"the plans of {artifact.folder} are of {runtime.flavour.title} {', '.join(found)} and of graphs that they name; "
+        f"here is {here}"
+    )
+
+
+def _build(artifact: Artifact, runtime: str) -> str:
+    return f"build one here with `python -m export tensorrt {artifact.folder} --runtime {runtime}`"
+
+
+def _profile(shapes: Sequence[Shape], size: tuple[int, int], photos: int) -> int:
+    """The index of the smallest profile of `size` that holds so many photos, or else of the largest."""
+    own: Mapping[int, int] = {shape[0]: index for index, shape in enumerate(shapes) if shape[1:] == size}
+    return own[min((batch for batch in own if batch >= photos), default=max(own))]
