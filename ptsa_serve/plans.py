@@ -20,7 +20,8 @@ class PlanRecord(BaseModel):
 
     runtime, runtime_version: what built it, and alone can run it. gpu, compute_capability ("9.0"): the kind of GPU that
     it was built on and for; None: any that the runtime takes. graph: the file that it was built from, cut to the tasks
-    of the plan. shapes: (N, H, W) of its optimization profiles, in their order. options: of the builder.
+    of the plan. shapes: (N, H, W) of its optimization profiles, in their order; each takes from one photo more than the
+    next smaller one of its size to N, and is best at N. options: of the builder.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ptsa_serve.engines.base import first_line
 from ptsa_serve.errors import EngineError
 
 __all__ = ["Flavour", "Imported"]
@@ -34,7 +35,7 @@ class Flavour:
         try:
             module = importlib.import_module(self.module)
         except Exception as error:  # its own package looks for libraries and drivers, and fails in many ways
-            raise EngineError(f"{self.title} cannot be imported ({_first_line(error)}); {self.install}") from error
+            raise EngineError(f"{self.title} cannot be imported ({first_line(error)}); {self.install}") from error
         version = str(module.__version__)
         numbers = tuple(int(part) for part in version.split(".")[: len(self.oldest)] if part.isdigit())
         if numbers < self.oldest:
@@ -78,7 +79,3 @@ def _log(api: Any) -> Any:
                 self.errors.append(msg)
 
     return Log()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -14,12 +14,12 @@ import numpy as np
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.cores import usable_cores
-from ptsa_serve.engines.base import EngineOptions, check_batch
+from ptsa_serve.engines.base import EngineOptions, check_batch, first_line
 from ptsa_serve.errors import EngineError
 from ptsa_serve.graphs import Graph
 from ptsa_serve.sizes import Size
 
-__all__ = ["OnnxRuntimeEngine", "builds", "first_line", "import_runtime", "load", "offers"]
+__all__ = ["OnnxRuntimeEngine", "builds", "import_runtime", "load", "offers"]
 
 # Sessions of fewer tasks than all that are kept: there are 14 sets of four tasks, for each size.
 _PARTIAL = 8
@@ -162,7 +162,3 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

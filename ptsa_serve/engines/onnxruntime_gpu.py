@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines.base import EngineOptions, check_batch
-from ptsa_serve.engines.onnxruntime import builds, first_line, import_runtime
+from ptsa_serve.engines.base import EngineOptions, check_batch, first_line
+from ptsa_serve.engines.onnxruntime import builds, import_runtime
 from ptsa_serve.errors import EngineError
 from ptsa_serve.sizes import Size, Sizes
 from ptsa_serve.tasks import KINDS
@@ -115,9 +115,11 @@ class ProviderEngine:
                 del self._bound[next(iter(self._bound))]
             bound.pixels.update_inplace(np.ascontiguousarray(batch))
             session.run_with_iobinding(bound.binding)
-            return {name: bound.maps[name].numpy() for name in wanted}
+            maps = {name: bound.maps[name].numpy() for name in wanted}
         except Exception as error:
             raise EngineError(f"{self.name} failed on {batch.shape}: {first_line(error)}") from error
+        # From the GPU they come as copies; where both memories are one, as views of what the next run writes to.
+        return {name: values if values.flags.owndata else values.copy() for name, values in maps.items()}
 
     def _bind(self, session: Any, variant: Variant, shape: tuple[int, ...]) -> _Bound:
         def new(shape: tuple[int, ...], dtype: Any) -> Any:

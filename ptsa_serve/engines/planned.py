@@ -1,8 +1,8 @@
 """What the engines on plans share: which plans may run here, and running them.
 
-A plan holds a profile for each (N, H, W) that it was built for, so every run has fixed shapes: a batch goes to the
-smallest profile that holds it, and what a larger one computes beyond it is left on the GPU. Buffers on both sides and
-the scratch memory are allocated once, for the largest profile: runs follow one another.
+A plan holds a profile for each (N, H, W) that it was built for, which takes batches of up to N. Buffers on both sides
+and the scratch memory are allocated once, for the largest of them: runs follow one another. Each number of photos that
+comes has an execution context and a CUDA graph of its own, over that memory (TensorRT's advice for captured graphs).
 """
 
 import logging
@@ -74,7 +74,7 @@ class PlanEngine:
             for path in dict.fromkeys(plan.path for plan in plans.all if plan.form == form)
         }
         self._allocate()
-        self._launches: dict[tuple[str, int], Callable[[], None]] = {}
+        self._launches: dict[tuple[str, Shape], Callable[[], None]] = {}
 
     def run(
         self, batch: np.ndarray, tasks: Sequence[str] | None = None, *, alone: bool = True
@@ -103,20 +103,19 @@ class PlanEngine:
             self._cuda.close()
 
     def _run(self, path: str, profile: int, part: np.ndarray, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-        shape = self._plans[path].shapes[profile]
+        shape: Shape = part.shape[:3]  # type: ignore[assignment]  # four axes: checked
         staged = self._staging[: part.nbytes]
         np.copyto(staged.reshape(part.shape), part)
         self._cuda.upload(self._pixels, staged)
-        launch = self._launches.get((path, profile))
+        launch = self._launches.get((path, shape))
         if launch is None:
-            launch = self._launches[path, profile] = self._prepare(self._plans[path], profile)
+            launch = self._launches[path, shape] = self._prepare(self._plans[path], profile, shape)
         launch()
         for name in wanted:
-            output = self._outputs[name]
-            self._cuda.download(output.view((len(part), *shape[1:])), output.address)
+            self._cuda.download(self._outputs[name].view(shape), self._outputs[name].address)
         self._cuda.wait()
         # The pinned memory belongs to the next run.
-        return {name: self._outputs[name].view((len(part), *shape[1:])).copy() for name in wanted}
+        return {name: self._outputs[name].view(shape).copy() for name in wanted}
 
     def _load(self, artifact: Artifact, record: FileRecord) -> _Plan:
         assert record.plan is not None
@@ -156,14 +155,14 @@ class PlanEngine:
         length = pixels * math.prod(cell) * dtype.itemsize
         return _Output(self._cuda.memory(length), self._cuda.pinned(length), dtype, cell)
 
-    def _prepare(self, plan: _Plan, profile: int) -> Callable[[], None]:
-        """What runs `profile` of `plan`, from pixels on the GPU to maps on it; runs it once."""
+    def _prepare(self, plan: _Plan, profile: int, shape: Shape) -> Callable[[], None]:
+        """What runs `plan` on a batch of `shape`, from pixels on the GPU to maps on it; runs it once."""
         context = self._runtime.flavour.context(self._runtime.api, plan.engine)
         if context is None:
             raise EngineError(f"{self._runtime.title} cannot prepare a run: {self._runtime.complaint()}")
         self._agree(context.set_optimization_profile_async(profile, self._cuda.stream))
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        self._agree(context.set_input_shape(self._input, (*plan.shapes[profile], 3)))
+        self._agree(context.set_input_shape(self._input, (*shape, 3)))
         addresses = {self._input: self._pixels, **{name: self._outputs[name].address for name in plan.outputs}}
         for name, address in addresses.items():
             self._agree(context.set_tensor_address(name, address))
