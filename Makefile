@@ -61,6 +61,10 @@ test-browser: $(DEVELOP)  ## Tests of the page in Chromium
 test-gpu: $(DEVELOP)  ## Tests that need an NVIDIA GPU
 	$(RUN) pytest -m gpu
 
+.PHONY: gpu-check
+gpu-check: $(DEVELOP)  ## All that an NVIDIA GPU can tell of the shipped model: maps and speed of every engine, into one JSON
+	$(RUN) benchmarks gpu --out runs/gpu-check/gpu-check.json
+
 .PHONY: bento
 bento: $(DEVELOP)  ## Build the deployable bento from bentofile.yaml
 	$(RUN) bentoml build

@@ -129,7 +129,9 @@ def annotate_command(artifact: Path, measurements: tuple[Path, ...]) -> None:
 @click.argument("artifact", type=FOLDER)
 @click.option("--runtime", type=click.Choice(list(FLAVOURS)), default=next(iter(FLAVOURS)), show_default=True)
 @click.option("--size", "sizes", help="HxW, by commas; default: every size that has a graph of its own.")
-@click.option("--batch", "batches", default="1,4,8", show_default=True, help="Photos of a run that it is made fast for.")
+@click.option(
+    "--batch", "batches", default="1,4,8", show_default=True, help="Photos of a run that it is made fast for."
+)
 @PRECISION
 @BRANCHES
 @click.option("--tasks", default="", help="Outputs, by commas; default: all. A plan of fewer is smaller and faster.")
@@ -165,7 +167,9 @@ def tensorrt_command(sizes: str | None, batches: str, tasks: str, workspace: int
     help="onnxruntime: graphs, on any machine. tensorrt: plans that `python -m export tensorrt` built.",
 )  # fmt: skip
 @click.option("--max-batch", default=8, show_default=True, type=click.IntRange(min=1), help="Photos of one run.")
-@click.option("--delay-us", default=0, show_default=True, type=click.IntRange(min=0), help="Longest wait for more photos.")
+@click.option(
+    "--delay-us", default=0, show_default=True, type=click.IntRange(min=0), help="Longest wait for more photos."
+)
 @PRECISION
 @BRANCHES
 def triton_command(**options) -> None:

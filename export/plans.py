@@ -168,6 +168,7 @@ def _add(artifact: Artifact, added: FileRecord, data: bytes) -> Artifact:
 
 
 def _stands_in(new: FileRecord, old: FileRecord) -> bool:
-    assert new.plan and old.plan
+    assert new.plan
+    assert old.plan
     same = ("runtime", "gpu", "compute_capability", "graph")
     return new.tasks == old.tasks and all(getattr(new.plan, name) == getattr(old.plan, name) for name in same)

@@ -25,8 +25,8 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """workspace_mib: most MiB that a layer may take for itself; 0: as much as the runtime likes. level: 0 to 5, how long
-    it looks for fast kernels (3 is TensorRT's own). tf32: fp32 products with the 10-bit mantissa of TF32, faster.
+    """workspace_mib: most MiB that a layer may take for itself; 0: as much as the runtime likes. level: 0 to 5, how
+    long it looks for fast kernels (3 is TensorRT's own). tf32: fp32 products with the 10-bit mantissa of TF32, faster.
     """
 
     workspace_mib: int = 0
@@ -56,7 +56,7 @@ def parse(runtime: Imported, graph: Graph, weights: Mapping[str, np.ndarray], na
 
 
 def _reason(error: Any) -> str:
-    """"operator Foo (node x): ..."; the first line of what the parser says, where it says anything."""
+    """ "operator Foo (node x): ..."; the first line of what the parser says, where it says anything."""
     said = " ".join(error.desc().splitlines()[:2])[:300]
     where = f"operator {error.node_operator()}" if error.node_operator() else "the file"
     node = f" (node {error.node_name()})" if error.node_name() else ""
@@ -90,7 +90,9 @@ def build(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = runtime.complaint()
-        advice = "give it a larger --workspace, or smaller --batch" if "OutOfMemory" in reason else "try another version"
+        advice = (
+            "give it a larger --workspace, or smaller --batch" if "OutOfMemory" in reason else "try another version"
+        )
         raise ExportError(f"{runtime.title} cannot build a plan of {name}: {reason}; {advice}")
     if cache is not None and timing_cache is not None:
         replace_file(timing_cache, bytes(cache.serialize()))

@@ -1,4 +1,4 @@
-"""A model repository of Triton Inference Server from an artifact: a model for each size, each the graph and nothing else.
+"""A model repository of Triton Inference Server from an artifact: a model for each size, the graph and nothing else.
 
 Layout: NAME/config.pbtxt, NAME/1/model.onnx/ (a folder, as for every ONNX model with a file of weights: the graph
 model.onnx and its data) or NAME/1/model-9.0.plan, and a file of labels for each task of classes.
@@ -115,8 +115,8 @@ def _model(
     capabilities = [record.plan.compute_capability for record in plans if record.plan]
     if len(set(capabilities)) != len(capabilities):
         raise ExportError(
-            f"two plans for {size} are for GPUs of compute capability {max(capabilities, key=capabilities.count)}, by which "
-            "Triton chooses; keep an artifact for each kind of GPU"
+            f"two plans for {size} are for GPUs of compute capability {max(capabilities, key=capabilities.count)}, by "
+            "which Triton chooses; keep an artifact for each kind of GPU"
         )
     shapes = [shape for record in plans[:1] if record.plan for shape in record.plan.shapes]
     profiles = tuple(index for index, shape in enumerate(shapes) if shape[1:] == size)

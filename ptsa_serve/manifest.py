@@ -128,8 +128,8 @@ class FileRecord(_Record):
     """One file of the folder.
 
     Of a graph: `height` and `width`, its entry of `InputSpec.sizes`, or neither for one of any size; its form; the
-    outputs that it has, unless all of the model's; the file of its weights, unless there is but one. Of a plan: form and
-    outputs likewise, and `plan`.
+    outputs that it has, unless all of the model's; the file of its weights, unless there is but one. Of a plan: its
+    form and outputs, and `plan`.
     """
 
     path: str

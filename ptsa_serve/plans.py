@@ -1,6 +1,6 @@
 """Plans: graphs that were compiled for one GPU, and what must be known of one before it runs.
 
-A plan lies in `plans/`, named by a hash of all that it was made from, and in the manifest as a file with the role `plan`.
+A plan lies in `plans/`, named by a hash of all that it was made from; the manifest lists it with the role `plan`.
 """
 
 import hashlib

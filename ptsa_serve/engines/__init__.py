@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines.base import Engine, EngineOptions
@@ -18,10 +18,11 @@ class EngineRow:
 
     `load(artifact, options) -> Engine` raises EngineError if the runtime is missing, or refuses a graph.
     `offers(artifact) -> list[EngineOptions]`: what it can run of this artifact on this machine, in any number of ways;
-    none where its runtime is missing.
+    none where its runtime is missing. device: what it runs on.
     """
 
     module: str
+    device: Literal["cpu", "gpu"] = "cpu"
 
     def load(self, artifact: Artifact, options: EngineOptions) -> Engine:
         return self._function("load")(artifact, options)
@@ -35,10 +36,10 @@ class EngineRow:
 
 ENGINES: dict[str, EngineRow] = {
     "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime"),
-    "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda"),
-    "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt"),
-    "tensorrt": EngineRow("ptsa_serve.engines.tensorrt"),
-    "tensorrt_rtx": EngineRow("ptsa_serve.engines.tensorrt_rtx"),
+    "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda", "gpu"),
+    "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt", "gpu"),
+    "tensorrt": EngineRow("ptsa_serve.engines.tensorrt", "gpu"),
+    "tensorrt_rtx": EngineRow("ptsa_serve.engines.tensorrt_rtx", "gpu"),
 }
 
 

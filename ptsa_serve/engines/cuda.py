@@ -80,7 +80,9 @@ class Cuda:
         Raises EngineError where `work` does what cannot be captured; the stream is usable afterwards.
         """
         runtime = self._runtime
-        self._call("cudaStreamBeginCapture", self._stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        self._call(
+            "cudaStreamBeginCapture", self._stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        )
         try:
             work()
         except EngineError:

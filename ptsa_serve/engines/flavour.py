@@ -15,7 +15,7 @@ __all__ = ["Flavour", "Imported"]
 class Flavour:
     """One runtime with this API.
 
-    name: key of its engine. title: for messages. module: to import. oldest: version. install: the sentence that says how.
+    name: key of its engine. title: for messages. module: to import. oldest: version. install: how, for messages.
     portable: its plans run on many kinds of GPU and are built without any; others fit the kind that they were built on.
     captures: whether its work is captured as a CUDA graph by us (else by itself). context: makes an execution context,
     of (module, engine), that takes its memory from us.
@@ -46,7 +46,7 @@ class Flavour:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A runtime that is there. api: its module. log: its logger, whose `errors` are the sentences it complained with."""
+    """A runtime that is there. api: its module. log: its logger, whose `errors` are what it complained of."""
 
     flavour: Flavour
     api: Any

@@ -26,8 +26,8 @@ _INSTALL = "install it with `pip install 'ptsa-serve[gpu]'` in place of `ptsa-se
 
 # Operators that compute shapes and indices from a batch's size: a few integers each, on the CPU by design.
 _OF_SHAPES = {
-    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Identity", "Less", "Mod",
-    "Mul", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Identity", "Less",
+    "Mod", "Mul", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
 }  # fmt: skip
 
 # Shapes whose buffers on the GPU are kept.
@@ -61,7 +61,7 @@ class _Bound:
 
 
 class ProviderEngine:
-    """A session a graph, made when first asked for. `run` may be called from several threads; runs follow one another."""
+    """A session a graph, made when first asked for. `run` may be called from threads; runs follow one another."""
 
     lanes = 1
 
@@ -150,8 +150,8 @@ class ProviderEngine:
             raise EngineError(f"{self.name} {self.version} cannot load {path} ({first_line(error)})") from error
         if self._provider.provider not in session.get_providers():
             raise EngineError(
-                f"{self.name} would run {path} on the CPU: {self._provider.provider} did not start, its libraries or the "
-                f"driver are missing or of another version; {_INSTALL}, or use the engine onnxruntime"
+                f"{self.name} would run {path} on the CPU: {self._provider.provider} did not start, its libraries or "
+                f"the driver are missing or of another version; {_INSTALL}, or use another engine"
             )
         if misplaced := _misplaced(session, self._provider.provider):
             raise EngineError(
@@ -191,15 +191,13 @@ def _import(provider: Provider, device: int) -> Any:
         ort.OrtValue.ortvalue_from_shape_and_type((1,), np.uint8, provider.device, device)
     except Exception as error:
         raise EngineError(
-            f"{provider.name} finds no NVIDIA GPU number {device} ({first_line(error)}); use a machine with one and its "
-            "driver, or another engine"
+            f"{provider.name} finds no NVIDIA GPU number {device} ({first_line(error)}); use a machine with one and "
+            "its driver, or another engine"
         ) from error
     return ort
 
 
 def _misplaced(session: Any, provider: str) -> list[str]:
     """Operators of a session that another provider runs, but for those of `_OF_SHAPES`."""
-    placed = [
-        (node.op_type, part.ep_name) for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()
-    ]
-    return sorted({operator for operator, name in placed if name != provider and operator not in _OF_SHAPES})
+    others = [part for part in session.get_provider_graph_assignment_info() if part.ep_name != provider]
+    return sorted({node.op_type for part in others for node in part.get_nodes()} - _OF_SHAPES)

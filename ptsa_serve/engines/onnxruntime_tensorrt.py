@@ -1,4 +1,4 @@
-"""TensorRT inside ONNX Runtime (onnxruntime-gpu and NVIDIA's libraries): it builds at the first run and keeps the result.
+"""TensorRT inside ONNX Runtime (onnxruntime-gpu and NVIDIA's libraries): builds at the first run, and keeps that.
 
 Minutes a graph, once a machine: what it built lies in the user's cache and is checked by the runtime itself.
 """

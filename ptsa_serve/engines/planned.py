@@ -20,6 +20,7 @@ from ptsa_serve.engines.cuda import Cuda
 from ptsa_serve.engines.flavour import Flavour, Imported
 from ptsa_serve.errors import EngineError
 from ptsa_serve.manifest import FileRecord
+from ptsa_serve.plans import PlanRecord
 from ptsa_serve.variants import Form, Variant, Variants
 
 __all__ = ["PlanEngine", "load", "offers"]
@@ -31,7 +32,7 @@ Shape = tuple[int, int, int]  # N, H, W
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """An output of a plan. address: on the GPU. host: pinned, uint8, as long as that. cell: values a pixel, () or (C,)."""
+    """An output of a plan. address: on the GPU. host: pinned, uint8, as long. cell: values of a pixel, () or (C,)."""
 
     address: int
     host: np.ndarray
@@ -223,29 +224,37 @@ def _built(artifact: Artifact, runtime: str) -> list[FileRecord]:
 
 def _plans(artifact: Artifact, runtime: Imported, cuda: Cuda) -> Variants:
     """The plans that this runtime on this GPU takes, as graphs: one for each size."""
-    sources = {record.path: record.sha256 for record in artifact.manifest.files}
+    current = {record.sha256 for record in artifact.manifest.files}
+    all_tasks = tuple(artifact.manifest.task_table())
     return Variants(
         tuple(
-            Variant(record.path, "", size, Form(record.precision or "fp32", record.branches or "folded"), record.tasks)
+            Variant(record.path, "", size, _form(record), record.tasks or all_tasks)
             for record in _built(artifact, runtime.flavour.name)
-            if (plan := record.plan) and record.tasks and plan.runtime_version == runtime.version
-            if plan.gpu is None or (plan.gpu, plan.compute_capability) == (cuda.name, cuda.compute_capability)
-            if sources.get(plan.graph) == plan.graph_sha256
+            if (plan := record.plan) and _fits(plan, runtime, cuda)
+            if {plan.graph_sha256, plan.weights_sha256} <= current
             for size in dict.fromkeys(shape[1:] for shape in plan.shapes)
         )
     )
 
 
+def _form(record: FileRecord) -> Form:
+    return Form(record.precision or "fp32", record.branches or "folded")
+
+
+def _fits(plan: PlanRecord, runtime: Imported, cuda: Cuda) -> bool:
+    here = (cuda.name, cuda.compute_capability)
+    return plan.runtime_version == runtime.version and (plan.gpu is None or (plan.gpu, plan.compute_capability) == here)
+
+
 def _missing(artifact: Artifact, runtime: Imported, cuda: Cuda) -> str:
-    built = _built(artifact, runtime.flavour.name)
-    if not built:
+    plans = [record.plan for record in _built(artifact, runtime.flavour.name) if record.plan]
+    if not plans:
         return f"{artifact.folder} has no plan for {runtime.flavour.title}"
-    found = dict.fromkeys(f"{plan.runtime_version} for {plan.target()}" for record in built if (plan := record.plan))
+    if any(_fits(plan, runtime, cuda) for plan in plans):
+        return f"the plans of {artifact.folder} are of other graphs or weights than it has now"
+    found = ", ".join(dict.fromkeys(f"{plan.runtime_version} for {plan.target()}" for plan in plans))
     here = f"{runtime.version} on {cuda.name} ({cuda.compute_capability})"
-    return (
-        f"the plans of {artifact.folder} are of {runtime.flavour.title} {', '.join(found)} and of graphs that they name; "
-        f"here is {here}"
-    )
+    return f"the plans of {artifact.folder} are of {runtime.flavour.title} {found}, and here is {here}"
 
 
 def _build(artifact: Artifact, runtime: str) -> str:

@@ -1,5 +1,6 @@
-"""The repository for Triton: its layout, its configuration by Triton's own schema, and its graphs by the runtime it has."""
+"""The repository for Triton: its layout, its configuration by Triton's schema, its graphs by ONNX Runtime."""
 
+import hashlib
 import importlib.util
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from export.triton import TritonConfig, write_repository
 from export.triton_config import Model, config_text
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import EngineOptions, load_engine
+from ptsa_serve.manifest import FileRecord
 from ptsa_serve.plans import PlanRecord, plan_path
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.tasks import TASKS
@@ -33,7 +35,8 @@ FIELDS: dict[str, list[tuple[int, str, Any, bool]]] = {
     ],
     "Batching": [(1, "preferred_batch_size", INT32, True), (2, "max_queue_delay_microseconds", UINT64, False)],
     "Group": [
-        (1, "name", STRING, False), (4, "kind", ".t.Kind", False), (2, "count", INT32, False), (5, "profile", STRING, True)
+        (1, "name", STRING, False), (4, "kind", ".t.Kind", False), (2, "count", INT32, False),
+        (5, "profile", STRING, True),
     ],
     "FileOf": [(1, "key", STRING, False), (2, "value", STRING, False)],
     "ModelConfig": [
@@ -148,28 +151,25 @@ def test_a_model_of_any_size_has_open_dimensions(schema: Any):
 
 def with_plans(folder: Path, gpus: dict[str, str], shapes: tuple[tuple[int, int, int], ...]) -> None:
     """Files that stand for plans: Triton alone reads what is in them."""
-    from ptsa_serve.manifest import FileRecord
-
     manifest = Artifact.open(folder).manifest
     digests = {file.path: file.sha256 for file in manifest.files}
     (folder / "plans").mkdir()
     files = list(manifest.files)
     for gpu, capability in gpus.items():
         record = PlanRecord(
-            runtime="tensorrt", runtime_version="11.4", gpu=gpu, compute_capability=capability, graph="model-48x64.onnx",
-            graph_sha256=digests["model-48x64.onnx"], weights_sha256=digests["weights.safetensors"], shapes=shapes,
+            runtime="tensorrt", runtime_version="11.4", gpu=gpu, compute_capability=capability,
+            graph="model-48x64.onnx", graph_sha256=digests["model-48x64.onnx"],
+            weights_sha256=digests["weights.safetensors"], shapes=shapes,
         )  # fmt: skip
         path = plan_path(record, tuple(TASKS))
         (folder / path).write_bytes(gpu.encode())
-        import hashlib
-
         digest = hashlib.sha256(gpu.encode()).hexdigest()
         facts = {"precision": "fp32", "branches": "folded", "tasks": tuple(TASKS), "plan": record}
         files.append(FileRecord(path=path, role="plan", bytes=len(gpu), sha256=digest, **facts))
     (folder / "manifest.json").write_text(manifest.model_copy(update={"files": tuple(files)}).to_json())
 
 
-def test_plans_are_chosen_by_the_gpu_and_batches_by_their_profiles(tiny_artifact: Path, tmp_path: Path, schema: Any):
+def test_plans_are_chosen_by_gpu_and_batches_by_profile(tiny_artifact: Path, tmp_path: Path, schema: Any):
     model = shutil.copytree(tiny_artifact, tmp_path / "model")
     with_plans(model, {"A100": "8.0", "H100": "9.0"}, ((1, 48, 64), (4, 48, 64)))
     (name,) = write_repository(TritonConfig(model, tmp_path / "out", backend="tensorrt", max_batch=64))

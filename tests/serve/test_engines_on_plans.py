@@ -1,7 +1,7 @@
 """The engines on plans without a GPU: a CUDA runtime and a TensorRT that compute on the CPU, as late as real ones may.
 
-The stand-ins hold what a stream was given until somebody waits for it, so a map that is read too early, a buffer that is
-used twice or a graph of another shape shows. What only a GPU can tell is in test_engines_gpu.py.
+The stand-ins hold what a stream was given until somebody waits for it, so a map that is read too early, a buffer that
+is used twice or a graph of another shape shows. What only a GPU can tell is in test_engines_gpu.py.
 """
 
 import ctypes
@@ -50,51 +50,51 @@ class FakeCuda(ModuleType):
     def enqueue(self, work: Callable[[], None]) -> None:
         (self.queue if self.captured is None else self.captured).append(work)
 
-    def cudaGetDeviceCount(self):  # noqa: N802
+    def cudaGetDeviceCount(self):
         return (0, self.devices) if self.devices else (100, None)
 
-    def cudaGetErrorString(self, error: int):  # noqa: N802
+    def cudaGetErrorString(self, error: int):
         return 0, f"error {error}".encode()
 
-    def cudaGetDeviceProperties(self, device: int):  # noqa: N802
+    def cudaGetDeviceProperties(self, device: int):
         return 0, SimpleNamespace(name=GPU[0].encode() + b"\0\0", major=9, minor=0)
 
-    def cudaMalloc(self, length: int):  # noqa: N802
+    def cudaMalloc(self, length: int):
         block = np.full(length, 0xA5, np.uint8)
         self.live[block.ctypes.data] = block
         self.allocated += 1
         return 0, block.ctypes.data
 
-    def cudaHostAlloc(self, length: int, flags: int):  # noqa: N802
+    def cudaHostAlloc(self, length: int, flags: int):
         return self.cudaMalloc(length)
 
-    def cudaFree(self, address: int):  # noqa: N802
+    def cudaFree(self, address: int):
         del self.live[address]
         return (0,)
 
-    cudaFreeHost = cudaFree  # noqa: N815
+    cudaFreeHost = cudaFree
 
-    def cudaMemcpyAsync(self, target: int, source: int, length: int, kind: int, stream: int):  # noqa: N802
+    def cudaMemcpyAsync(self, target: int, source: int, length: int, kind: int, stream: int):
         self.enqueue(lambda: ctypes.memmove(target, source, length) and None)
         return (0,)
 
-    def cudaStreamSynchronize(self, stream: int):  # noqa: N802
+    def cudaStreamSynchronize(self, stream: int):
         while self.queue:
             self.queue.pop(0)()
         return (0,)
 
-    def cudaStreamBeginCapture(self, stream: int, mode: int):  # noqa: N802
+    def cudaStreamBeginCapture(self, stream: int, mode: int):
         self.captured = []
         return (0,)
 
-    def cudaStreamEndCapture(self, stream: int):  # noqa: N802
+    def cudaStreamEndCapture(self, stream: int):
         work, self.captured = self.captured, None
         return (0, work) if self.capturable else (901, None)
 
-    def cudaGraphInstantiate(self, graph: list, flags: int):  # noqa: N802
+    def cudaGraphInstantiate(self, graph: list, flags: int):
         return 0, tuple(graph)
 
-    def cudaGraphLaunch(self, graph: tuple, stream: int):  # noqa: N802
+    def cudaGraphLaunch(self, graph: tuple, stream: int):
         self.launched += 1
         self.queue.extend(graph)
         return (0,)
@@ -395,10 +395,15 @@ def test_a_plan_of_another_version_or_gpu_is_refused_with_the_command(
     assert f"python -m export tensorrt {folder}" in said
 
 
-def test_a_plan_of_another_graph_is_not_run(tiny_artifact: Path, tmp_path: Path, artifact, tensorrt: FakeTensorRT):
+@pytest.mark.parametrize("source", ["graph_sha256", "weights_sha256"])
+def test_a_plan_of_another_model_is_not_run(
+    tiny_artifact: Path, tmp_path: Path, artifact: Artifact, tensorrt: FakeTensorRT, source: str
+):
     folder = shutil.copytree(tiny_artifact, tmp_path / "other")
-    add_plan(folder, tuple(TASKS), graph_sha256="0" * 64)
-    assert "python -m export tensorrt" in refusal(Artifact.open(folder))
+    add_plan(folder, tuple(TASKS), **{source: "0" * 64})
+    said = refusal(Artifact.open(folder))
+    assert "are of other graphs or weights than it has now" in said
+    assert "python -m export tensorrt" in said
 
 
 def test_a_plan_that_the_runtime_refuses_is_named_with_its_reason(artifact: Artifact, tensorrt: FakeTensorRT):

@@ -1,4 +1,4 @@
-"""ONNX Runtime's engines on a GPU, as far as a CPU can tell: the same path with the provider of the CPU in their place."""
+"""ONNX Runtime's engines on a GPU, as far as a CPU can tell: the same path with the provider of the CPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +67,9 @@ def test_a_provider_that_did_not_start_is_an_error_and_no_slow_answer(engine: Pr
             return ["SomethingElse"]
 
     monkeypatch.setattr(ort, "InferenceSession", Fallen)
-    with pytest.raises(EngineError, match=r"would run .*model-48x64.onnx on the CPU: CPUExecutionProvider did not start"):
+    with pytest.raises(
+        EngineError, match=r"would run .*model-48x64.onnx on the CPU: CPUExecutionProvider did not start"
+    ):
         engine.run(np.zeros((1, 48, 64, 3), np.uint8))
 
 
@@ -88,7 +90,7 @@ def test_a_part_on_another_provider_is_an_error_that_names_the_operators(engine:
             return [Elsewhere(part) for part in super().get_provider_graph_assignment_info()]
 
     monkeypatch.setattr(engine._ort, "InferenceSession", Split)
-    with pytest.raises(EngineError, match="on the CPU: ArgMax, Conv, .*MatMul") as caught:
+    with pytest.raises(EngineError, match=r"on the CPU: ArgMax, Conv, .*MatMul") as caught:
         engine.run(np.zeros((1, 48, 64, 3), np.uint8))
     # Arithmetic of shapes may be anywhere.
     assert "Squeeze" not in str(caught.value)
