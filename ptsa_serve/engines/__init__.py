@@ -1,8 +1,9 @@
 """The runtimes that can run an artifact. Each is imported when asked for: none is needed for the others."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
 from ptsa_serve.artifact import Artifact
@@ -14,7 +15,7 @@ __all__ = ["ENGINES", "Engine", "EngineOptions", "EngineRow", "load_engine"]
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """Where an engine is: a module of this package with two functions.
+    """Where an engine is: a module of this package with two functions. distributions: what of PyPI it may come in.
 
     `load(artifact, options) -> Engine` raises EngineError if the runtime is missing, or refuses a graph.
     `offers(artifact) -> list[EngineOptions]`: what it can run of this artifact on this machine, in any number of ways;
@@ -22,6 +23,14 @@ class EngineRow:
     """
 
     module: str
+    distributions: tuple[str, ...]
+
+    def version(self) -> str:
+        """Of the runtime that is installed; "" for none."""
+        for name in self.distributions:
+            with suppress(metadata.PackageNotFoundError):
+                return metadata.version(name)
+        return ""
 
     def load(self, artifact: Artifact, options: EngineOptions) -> Engine:
         return self._function("load")(artifact, options)
@@ -33,7 +42,9 @@ class EngineRow:
         return getattr(import_module(self.module), name)
 
 
-ENGINES: dict[str, EngineRow] = {"onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime")}
+ENGINES: dict[str, EngineRow] = {
+    "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+}
 
 
 def load_engine(name: str, artifact: Artifact, options: EngineOptions | None = None) -> Engine:
