@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -181,6 +181,7 @@ class Predictor:
         shown = ("name", "version", "tasks", "tree", "backbone", "input", "counts", "metrics", "parity", "provenance")
         return {
             **{key: manifest[key] for key in shown},
+            "forms": [asdict(form) for form in self.artifact.variants.forms],
             "engine": {
                 "name": self.engine.name,
                 "version": self.engine.version,

@@ -1,8 +1,9 @@
 """The runtimes that can run an artifact. Each is imported when asked for: none is needed for the others."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any, Literal
 
 from ptsa_serve.artifact import Artifact
@@ -14,7 +15,7 @@ __all__ = ["ENGINES", "Engine", "EngineOptions", "EngineRow", "load_engine"]
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """Where an engine is: a module of this package with two functions.
+    """Where an engine is: a module of this package with two functions. distributions: what of PyPI it may come in.
 
     `load(artifact, options) -> Engine` raises EngineError if the runtime is missing, or refuses a graph.
     `offers(artifact) -> list[EngineOptions]`: what it can run of this artifact on this machine, in any number of ways;
@@ -22,7 +23,15 @@ class EngineRow:
     """
 
     module: str
+    distributions: tuple[str, ...]
     device: Literal["cpu", "gpu"] = "cpu"
+
+    def version(self) -> str:
+        """Of the runtime that is installed; "" for none."""
+        for name in self.distributions:
+            with suppress(metadata.PackageNotFoundError):
+                return metadata.version(name)
+        return ""
 
     def load(self, artifact: Artifact, options: EngineOptions) -> Engine:
         return self._function("load")(artifact, options)
@@ -35,11 +44,11 @@ class EngineRow:
 
 
 ENGINES: dict[str, EngineRow] = {
-    "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime"),
-    "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda", "gpu"),
-    "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt", "gpu"),
-    "tensorrt": EngineRow("ptsa_serve.engines.tensorrt", "gpu"),
-    "tensorrt_rtx": EngineRow("ptsa_serve.engines.tensorrt_rtx", "gpu"),
+    "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+    "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda", ("onnxruntime-gpu",), "gpu"),
+    "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt", ("onnxruntime-gpu",), "gpu"),
+    "tensorrt": EngineRow("ptsa_serve.engines.tensorrt", ("tensorrt",), "gpu"),
+    "tensorrt_rtx": EngineRow("ptsa_serve.engines.tensorrt_rtx", ("tensorrt_rtx",), "gpu"),
 }
 
 

@@ -40,6 +40,9 @@ State = Literal["starting", "ready", "draining", "closed"]
 _HUNG = 3.0
 
 
+_load_fastest = functools.partial(load_predictor, tune=True)
+
+
 class _Asked(NamedTuple):
     """What waits in the queue: a photo, and the tasks whose maps are wanted."""
 
@@ -54,7 +57,7 @@ class Runtime:
     and lets the others finish. All but `start` and `close` belong to one event loop.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[Settings], Predictor] = load_predictor) -> None:
+    def __init__(self, settings: Settings, load: Callable[[Settings], Predictor] = _load_fastest) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.quota = Quota(settings.quota) if settings.quota else None

@@ -23,7 +23,7 @@ from training.backbones.swin import SWINS
 def config(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GpuConfig:
     for name in [name for name, row in ENGINES.items() if row.device == "gpu"]:
         monkeypatch.delitem(ENGINES, name)
-    monkeypatch.setitem(ENGINES, "stand-in", EngineRow(ENGINES["onnxruntime"].module, "gpu"))
+    monkeypatch.setitem(ENGINES, "stand-in", EngineRow(ENGINES["onnxruntime"].module, (), "gpu"))
     monkeypatch.setattr("benchmarks.gpu.FLAVOURS", {})
     return GpuConfig(Artifact.open(tiny_artifact), tmp_path / "work", (48, 64), (1, 2), rounds=2, device="cpu")
 
@@ -58,7 +58,7 @@ def test_maps_that_are_off_are_named_with_the_figure(config: GpuConfig, monkeypa
 
 
 def test_an_engine_that_is_missing_is_told_with_its_reason(config: GpuConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINES, "tensorrt", EngineRow("ptsa_serve.engines.tensorrt", "gpu"))
+    monkeypatch.setitem(ENGINES, "tensorrt", EngineRow("ptsa_serve.engines.tensorrt", ("tensorrt",), "gpu"))
     measurement, _ = measure_gpu(config)
     assert str(measurement.conditions["without tensorrt"])
     assert "without tensorrt" in gpu_table(measurement)
@@ -84,12 +84,16 @@ def test_a_machine_without_gpu_gets_one_sentence() -> None:
     assert "there is no NVIDIA GPU here" in str(done.exception)
 
 
-def test_pytorch_runs_the_same_network_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])  # traced for a minute
+def test_pytorch_runs_the_same_network_in_every_way(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setitem(SWINS, "swin_nano", {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3)})
     network = torch_network(Artifact.open(default_artifact()).manifest, (64, 64), "cpu", None)
     photos = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    maps = {name: run(photos) for name, run in torch_runs(network, "cpu", backend="eager").items()}
-    assert all(set(found) == set(TASKS) for found in maps.values())
+    runs = torch_runs(network, "cpu", backend="eager")
+    expected, found = (runs[f"{way} {precision}"](photos) for precision in ("fp32", "bf16"))
+    with torch.inference_mode():
+        direct = network(torch.from_numpy(photos))
+    assert set(expected) == set(found) == set(TASKS)
     for task in ("depth", "normals", "saliency"):
-        np.testing.assert_allclose(maps["compiled fp32"][task], maps["eager fp32"][task], atol=1e-5)
-        assert not np.array_equal(maps["eager bf16"][task], maps["eager fp32"][task])
+        np.testing.assert_allclose(expected[task], direct[task].numpy(), atol=1e-5)
+        assert not np.array_equal(found[task], expected[task])
