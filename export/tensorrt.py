@@ -56,11 +56,12 @@ def parse(runtime: Imported, graph: Graph, weights: Mapping[str, np.ndarray], na
 
 
 def _reason(error: Any) -> str:
-    """ "operator Foo (node x): ..."; the first line of what the parser says, where it says anything."""
+    """What a parser's error says, the operator first."""
     said = " ".join(error.desc().splitlines()[:2])[:300]
     where = f"operator {error.node_operator()}" if error.node_operator() else "the file"
     node = f" (node {error.node_name()})" if error.node_name() else ""
-    return f"{where}{node} is not supported" + ("" if said in ("", "false") else f", {said}")
+    # "false" is all that the parser says of an operator that it does not know.
+    return f"{where}{node} is not supported" if said in ("", "false") else f"{where}{node} is refused, {said}"
 
 
 def build(

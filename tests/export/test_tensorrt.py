@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from export.__main__ import main, parse_batches
+from export.annotate import annotate
 from export.errors import ExportError
 from export.plans import FLAVOURS, PlansConfig, build_plans
 from export.tensorrt import BuildOptions, build, parse
@@ -94,6 +95,15 @@ def test_every_graph_of_the_shipped_model_builds(runtime: Imported, tmp_path: Pa
         assert all(record.bytes > 1_000_000 for record in build_plans(config))
 
 
+@pytest.mark.slow
+def test_a_layer_that_needs_more_than_its_workspace_is_told_with_the_advice(runtime: Imported, tmp_path: Path):
+    folder = shutil.copytree(default_artifact(), tmp_path / "model")
+    options = BuildOptions(workspace_mib=64)
+    with pytest.raises(ExportError, match=r"OutOfMemory .*; give it a larger --workspace, or smaller --batch"):
+        build_plans(PlansConfig(folder, "tensorrt_rtx", sizes=((384, 512),), batches=(8,), options=options))
+    assert not (folder / "plans").exists()
+
+
 def test_a_plan_says_where_it_came_from(runtime: Imported, model: Path):
     (record,) = build_plans(PlansConfig(model, "tensorrt_rtx", sizes=(SIZE,), batches=(2,)))
     plan = record.plan
@@ -114,6 +124,12 @@ def test_what_is_there_is_not_built_again_and_a_new_one_takes_its_place(runtime:
     (second,) = build_plans(PlansConfig(model, "tensorrt_rtx", sizes=(SIZE,), batches=(2,)))
     assert [path.name for path in (model / "plans").iterdir()] == [Path(second.path).name]
     assert first not in Artifact.open(model).manifest.files
+
+
+def test_figures_written_into_the_manifest_later_leave_plans_as_they_are(runtime: Imported, model: Path):
+    (record,) = build_plans(PlansConfig(model, "tensorrt_rtx", sizes=(SIZE,), batches=(1,)))
+    annotate(model, [])
+    assert record in Artifact.open(model).manifest.files
 
 
 def test_progress_is_told(runtime: Imported, model: Path):
@@ -137,6 +153,18 @@ def graph_of(*nodes: onnx.NodeProto) -> Graph:
 def test_an_operator_that_the_runtime_lacks_is_named(runtime: Imported):
     with pytest.raises(ExportError, match=r"cannot take model.onnx: operator Bernoulli \(node odd\) is not supported;"):
         parse(runtime, graph_of(helper.make_node("Bernoulli", ["x"], ["depth"], name="odd")), {}, "model.onnx")
+
+
+def test_an_operator_on_a_type_that_it_may_not_have_is_named(runtime: Imported):
+    pixels = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *SIZE, 3])
+    planes = helper.make_tensor_value_info("planes", TensorProto.UINT8, None)
+    nodes = [helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [pixels], [planes]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    with pytest.raises(ExportError, match="operator Transpose is refused, .*UInt8") as caught:
+        parse(runtime, Graph(model.SerializeToString(), ("planes",), ()), {}, "model.onnx")
+    assert "\n" not in str(caught.value)
 
 
 def test_bytes_that_are_no_graph_are_refused_in_one_line(runtime: Imported):

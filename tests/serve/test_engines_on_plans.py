@@ -202,6 +202,23 @@ def _at(address: int, length: int) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * length).from_address(address))
 
 
+@pytest.mark.parametrize(
+    ("module", "stand_ins"),
+    [
+        ("cuda.bindings.runtime", {"": FakeCuda}),
+        ("tensorrt", {"": FakeTensorRT, "ICudaEngine": FakeEngine, "IExecutionContext": FakeContext}),
+        ("tensorrt_rtx", {"": FakeTensorRT, "ICudaEngine": FakeEngine, "IExecutionContext": FakeContext}),
+    ],
+)
+def test_the_real_ones_have_what_the_stand_ins_have(module: str, stand_ins: dict[str, type]):
+    real = pytest.importorskip(module)
+    for name, stand_in in stand_ins.items():
+        owner = getattr(real, name) if name else real
+        ours = {key for key in vars(stand_in) if not key.startswith("_")} - {"enqueue"}
+        assert ours
+        assert not [key for key in ours if not hasattr(owner, key)]
+
+
 @pytest.fixture
 def artifact(tiny_artifact: Path, tmp_path: Path) -> Artifact:
     """The tiny model with two plans for `GPU`: of all tasks, and of depth alone."""
