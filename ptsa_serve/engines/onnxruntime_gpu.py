@@ -142,9 +142,9 @@ class ProviderEngine:
             options.add_external_initializers(list(graph.weights), values)
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        own = self._provider.options(self._device, self._input, variant.size, self._provider.most)
         path = self._artifact.folder / variant.path
         try:
+            own = self._provider.options(self._device, self._input, variant.size, self._provider.most)
             session = self._ort.InferenceSession(graph.data, options, providers=[(self._provider.provider, own)])
         except Exception as error:
             raise EngineError(f"{self.name} {self.version} cannot load {path} ({first_line(error)})") from error

@@ -51,11 +51,12 @@ def variants(folder: Path) -> Iterator[tuple[Artifact, Variant]]:
     return ((artifact, variant) for variant in kinds.values())
 
 
-@pytest.mark.parametrize("shipped", [False, True])
+@pytest.mark.parametrize("which", ["tiny", "any size", "shipped"])
 def test_every_form_parses_with_the_inputs_and_outputs_of_the_contract(
-    runtime: Imported, tiny_artifact: Path, shipped: bool
+    runtime: Imported, tiny_artifact: Path, any_size_artifact: Path, which: str
 ):
-    for artifact, variant in variants(default_artifact() if shipped else tiny_artifact):
+    folders = {"tiny": tiny_artifact, "any size": any_size_artifact, "shipped": default_artifact()}
+    for artifact, variant in variants(folders[which]):
         graph = artifact.graph(variant)
         arrays = artifact.weights(variant).make(graph.weights)
         _, network = parse(runtime, graph, arrays, variant.path)
@@ -84,6 +85,20 @@ def test_every_form_of_the_tiny_model_builds(runtime: Imported, model: Path, tas
         shapes = {shape for r in records if r.plan for shape in r.plan.shapes}
         assert shapes == {(batch, *size) for size in again.variants.sizes(form).fixed for batch in (1, 3)}
         assert all(record in again.manifest.files for record in records)
+
+
+def test_a_graph_of_any_size_gets_a_profile_for_each_size_and_batch(
+    runtime: Imported, any_size_artifact: Path, tmp_path: Path
+):
+    folder = shutil.copytree(any_size_artifact, tmp_path / "model")
+    sizes = ((48, 64), (40, 80), (80, 40))
+    one, other = build_plans(PlansConfig(folder, "tensorrt_rtx", sizes=sizes, batches=(1, 2)))
+    assert one.plan
+    assert other.plan
+    # The first has a graph of its own, which is faster.
+    assert (one.plan.graph, one.plan.shapes) == ("model-48x64.onnx", ((1, 48, 64), (2, 48, 64)))
+    expected = tuple((batch, *size) for size in sizes[1:] for batch in (1, 2))
+    assert (other.plan.graph, other.plan.shapes) == ("model.onnx", expected)
 
 
 @pytest.mark.slow
@@ -162,7 +177,7 @@ def test_an_operator_on_a_type_that_it_may_not_have_is_named(runtime: Imported):
     model = helper.make_model(
         helper.make_graph(nodes, "g", [pixels], [planes]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
     )
-    with pytest.raises(ExportError, match="operator Transpose is refused, .*UInt8") as caught:
+    with pytest.raises(ExportError, match=r"operator Transpose is refused, .*UInt8") as caught:
         parse(runtime, Graph(model.SerializeToString(), ("planes",), ()), {}, "model.onnx")
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from export.__main__ import main
 from export.errors import ExportError
 from export.triton import TritonConfig, write_repository
-from export.triton_config import Model, config_text
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.manifest import FileRecord
@@ -142,11 +141,17 @@ def test_the_graphs_load_as_they_lie_and_give_the_sample_of_the_model(repository
             assert np.mean(np.abs(maps.astype(np.float64) - values)) < 1e-3, task
 
 
-def test_a_model_of_any_size_has_open_dimensions(schema: Any):
-    text = config_text(Model("any", "onnxruntime", "image", None, (TASKS["normals"],), 8))
-    config = text_format.Parse(text, schema())
+def test_a_graph_of_any_size_is_a_model_with_open_dimensions(any_size_artifact: Path, tmp_path: Path, schema: Any):
+    names = write_repository(TritonConfig(any_size_artifact, tmp_path / "out"))
+    assert sorted(names) == ["ptsa-tiny", "ptsa-tiny_48x64", "ptsa-tiny_56x56", "ptsa-tiny_64x48"]
+    folder = tmp_path / "out" / "ptsa-tiny"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), schema())
     assert list(config.input[0].dims) == [-1, -1, 3]
-    assert list(config.output[0].dims) == [-1, -1, 3]
+    assert [list(output.dims) for output in config.output if output.name == "normals"] == [[-1, -1, 3]]
+    session = onnxruntime.InferenceSession(
+        folder / "1" / "model.onnx" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    assert session.run(["depth"], {"image": np.zeros((2, 40, 72, 3), np.uint8)})[0].shape == (2, 40, 72)
 
 
 def with_plans(folder: Path, gpus: dict[str, str], shapes: tuple[tuple[int, int, int], ...]) -> None:

@@ -6,7 +6,9 @@ is used twice or a graph of another shape shows. What only a GPU can tell is in 
 
 import ctypes
 import hashlib
+import inspect
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ import pytest
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import ENGINES, EngineOptions, load_engine
+from ptsa_serve.engines import cuda as cuda_module
 from ptsa_serve.engines.planned import PlanEngine
 from ptsa_serve.errors import EngineError
 from ptsa_serve.manifest import FileRecord, Manifest
@@ -217,6 +220,14 @@ def test_the_real_ones_have_what_the_stand_ins_have(module: str, stand_ins: dict
         ours = {key for key in vars(stand_in) if not key.startswith("_")} - {"enqueue"}
         assert ours
         assert not [key for key in ours if not hasattr(owner, key)]
+
+
+def test_every_name_that_is_used_of_the_cuda_runtime_exists():
+    real = pytest.importorskip("cuda.bindings.runtime")
+    used = set(re.findall(r"\bcuda[A-Z]\w+", inspect.getsource(cuda_module)))
+    enums = (real.cudaMemcpyKind, real.cudaStreamCaptureMode, real.cudaError_t)
+    assert "cudaGraphInstantiate" in used
+    assert not [name for name in used if not any(hasattr(owner, name) for owner in (real, *enums))]
 
 
 @pytest.fixture
