@@ -57,6 +57,7 @@ _out = click.option(
     callback=_new_or_measurement,
     help="also write the figures to this JSON file",
 )
+_rounds = click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1))
 _data = click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="folder of the data set")
 _set = click.option("--set", "name", type=click.Choice(list(DATASETS)), required=True)
 _split = click.option("--split", default="val", show_default=True)
@@ -117,6 +118,20 @@ def memory(model: Path | None, threads: int, out: Path | None, count: int) -> No
     _report(measure_memory(_artifact(model), threads=threads, requests=count), out)
 
 
+@main.command(help="Which server gives the most photos a second from the same graph? Needs the extra `rivals`.")
+@_model
+@_threads
+@_out
+@click.option("--clients", default=16, show_default=True)
+@click.option("--requests", "count", default=48, show_default=True, help="of each server in a round")
+@_rounds
+def rivals(model: Path | None, threads: int, out: Path | None, clients: int, count: int, rounds: int) -> None:
+    from benchmarks.rivals.measure import measure_rivals
+
+    artifact = _artifact(model)
+    _report(measure_rivals(artifact, threads=threads, clients=clients, requests=count, rounds=rounds), out)
+
+
 @main.command(help="How good are the served maps on a labelled split?")
 @_model
 @_threads
@@ -173,7 +188,6 @@ def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Pat
 
 _decoder = click.option("--decoder", type=click.Choice(list(DECODERS)), default="hrnet", show_default=True)
 _rank = click.option("--rank", default=16, show_default=True, type=click.IntRange(min=0, max=1024))
-_rounds = click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1))
 
 
 def _side(ctx: click.Context, param: click.Parameter, side: int) -> int:
