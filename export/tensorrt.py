@@ -87,8 +87,11 @@ def build(
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
-    config.progress_monitor = _monitor(runtime.api, lambda percent: report(f"{name}: {percent} % built"))
+    monitor = _monitor(runtime.api, lambda percent: report(f"{name}: {percent} % built"))
+    config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
+    if monitor.stopped:
+        raise KeyboardInterrupt
     if plan is None:
         reason = runtime.complaint()
         advice = (
@@ -125,6 +128,7 @@ def _monitor(api: Any, report: Callable[[int], None]) -> Any:
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}
+            self.stopped = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
@@ -135,8 +139,8 @@ def _monitor(api: Any, report: Callable[[int], None]) -> Any:
                 if phase_name in self._steps:
                     report(round(100 * (step + 1) / self._steps[phase_name]))
             except KeyboardInterrupt:
-                return False
-            return True
+                self.stopped = True  # raised here it would be lost
+            return not self.stopped
 
         def phase_finish(self, phase_name: str) -> None:
             self._steps.pop(phase_name, None)

@@ -104,7 +104,7 @@ class PlanEngine:
             self._cuda.close()
 
     def _run(self, path: str, profile: int, part: np.ndarray, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-        shape: Shape = part.shape[:3]  # type: ignore[assignment]  # four axes: checked
+        shape = (len(part), part.shape[1], part.shape[2])
         staged = self._staging[: part.nbytes]
         np.copyto(staged.reshape(part.shape), part)
         self._cuda.upload(self._pixels, staged)
@@ -223,18 +223,20 @@ def _built(artifact: Artifact, runtime: str) -> list[FileRecord]:
 
 
 def _plans(artifact: Artifact, runtime: Imported, cuda: Cuda) -> Variants:
-    """The plans that this runtime on this GPU takes, as graphs: one for each size."""
+    """The plans that this runtime on this GPU takes, as graphs: one for each size. Those of fewer tasks than all are
+    there for sizes that also have one of all.
+    """
     current = {record.sha256 for record in artifact.manifest.files}
     all_tasks = tuple(artifact.manifest.task_table())
-    return Variants(
-        tuple(
-            Variant(record.path, "", size, _form(record), record.tasks or all_tasks)
-            for record in _built(artifact, runtime.flavour.name)
-            if (plan := record.plan) and _fits(plan, runtime, cuda)
-            if {plan.graph_sha256, plan.weights_sha256} <= current
-            for size in dict.fromkeys(shape[1:] for shape in plan.shapes)
-        )
-    )
+    found = [
+        Variant(record.path, "", size, _form(record), record.tasks or all_tasks)
+        for record in _built(artifact, runtime.flavour.name)
+        if (plan := record.plan) and _fits(plan, runtime, cuda)
+        if {plan.graph_sha256, plan.weights_sha256} <= current
+        for size in dict.fromkeys(shape[1:] for shape in plan.shapes)
+    ]
+    whole = {(plan.form, plan.size) for plan in found if set(plan.tasks) == set(all_tasks)}
+    return Variants(tuple(plan for plan in found if (plan.form, plan.size) in whole))
 
 
 def _form(record: FileRecord) -> Form:
@@ -251,7 +253,7 @@ def _missing(artifact: Artifact, runtime: Imported, cuda: Cuda) -> str:
     if not plans:
         return f"{artifact.folder} has no plan for {runtime.flavour.title}"
     if any(_fits(plan, runtime, cuda) for plan in plans):
-        return f"the plans of {artifact.folder} are of other graphs or weights than it has now"
+        return f"the plans of {artifact.folder} are of other graphs or weights than it has, or of a part of its tasks"
     found = ", ".join(dict.fromkeys(f"{plan.runtime_version} for {plan.target()}" for plan in plans))
     here = f"{runtime.version} on {cuda.name} ({cuda.compute_capability})"
     return f"the plans of {artifact.folder} are of {runtime.flavour.title} {found}, and here is {here}"

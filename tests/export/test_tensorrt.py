@@ -1,5 +1,6 @@
 """Plans for real, on any machine: TensorRT for RTX parses and builds without a GPU. Nothing runs here."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -202,6 +203,30 @@ def test_a_build_that_fails_leaves_nothing_and_says_why(runtime: Imported, model
     with pytest.raises(ExportError, match=r"cannot build a plan of model-48x64.onnx: it gives no reason"):
         build_plans(PlansConfig(model, "tensorrt_rtx", sizes=(SIZE,), batches=(1,)))
     assert Artifact.open(model).manifest == before
+    assert not (model / "plans").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_the_model_stays_as_it_was(
+    runtime: Imported, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = Artifact.open(model).manifest
+    monkeypatch.setattr("export.plans.replace_file", full)
+    done = run("tensorrt", model, "--runtime", "tensorrt_rtx", "--batch", "1")
+    assert done.exit_code == 1
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert Artifact.open(model).manifest == before
+
+
+def test_a_build_that_is_stopped_ends_as_one_that_was_stopped(runtime: Imported, model: Path):
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plans(PlansConfig(model, "tensorrt_rtx", sizes=(SIZE,), batches=(1,)), stop)
     assert not (model / "plans").exists()
 
 

@@ -423,6 +423,15 @@ def test_a_plan_of_another_version_or_gpu_is_refused_with_the_command(
     assert f"python -m export tensorrt {folder}" in said
 
 
+def test_a_plan_of_a_part_of_the_tasks_alone_serves_nothing(
+    tiny_artifact: Path, tmp_path: Path, artifact: Artifact, tensorrt: FakeTensorRT
+):
+    folder = shutil.copytree(tiny_artifact, tmp_path / "other")
+    add_plan(folder, ("depth",))
+    assert ENGINES["tensorrt"].offers(Artifact.open(folder)) == []
+    assert "or of a part of its tasks; build one" in refusal(Artifact.open(folder))
+
+
 @pytest.mark.parametrize("source", ["graph_sha256", "weights_sha256"])
 def test_a_plan_of_another_model_is_not_run(
     tiny_artifact: Path, tmp_path: Path, artifact: Artifact, tensorrt: FakeTensorRT, source: str
@@ -430,7 +439,7 @@ def test_a_plan_of_another_model_is_not_run(
     folder = shutil.copytree(tiny_artifact, tmp_path / "other")
     add_plan(folder, tuple(TASKS), **{source: "0" * 64})
     said = refusal(Artifact.open(folder))
-    assert "are of other graphs or weights than it has now" in said
+    assert "are of other graphs or weights than it has" in said
     assert "python -m export tensorrt" in said
 
 
