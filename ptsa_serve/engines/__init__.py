@@ -44,6 +44,7 @@ class EngineRow:
 
 ENGINES: dict[str, EngineRow] = {
     "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+    "openvino": EngineRow("ptsa_serve.engines.openvino", ("openvino",)),
 }
 
 
