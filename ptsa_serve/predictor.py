@@ -16,11 +16,11 @@ from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
 from ptsa_serve.resize import Grid, shrink, stretch
 from ptsa_serve.tasks import Kind, Task
 
-__all__ = ["Predictor", "Prepared", "ScaledMaps"]
+__all__ = ["VERIFY", "Predictor", "Prepared", "ScaledMaps"]
 
 # How far the maps of the sample may lie from those in the artifact, by the mean of `difference`. Kernels of other
 # machines and bf16 engines stay well below; wrong weights, a wrong graph or wrong colours lie far above.
-_VERIFY: dict[Kind, float] = {
+VERIFY: dict[Kind, float] = {
     "classes": 0.02,
     "metres": 0.01,
     "unit_vectors": 0.01,
@@ -166,7 +166,7 @@ class Predictor:
         photo, expected = self.artifact.sample()
         found = self.run([self.prepare(photo)])[0]
         errors = {n: difference(task.kind, found[n], expected.get(n)).mean for n, task in self.tasks.items()}
-        wrong = [name for name, error in errors.items() if not error <= _VERIFY[self.tasks[name].kind]]
+        wrong = [name for name, error in errors.items() if not error <= VERIFY[self.tasks[name].kind]]
         if wrong:
             figures = ", ".join(f"{name} {errors[name]:.3g}" for name in wrong)
             raise EngineError(

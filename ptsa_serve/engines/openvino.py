@@ -32,20 +32,20 @@ Key = tuple[Size, tuple[str, ...], bool]  # size, tasks, alone
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a precision is computed. graph: from that of which precision. hint: what the runtime is told. capability: what
-    the CPU must have.
+    """How a precision is computed. graphs: from those of which precision, the first that there is. hint: what the
+    runtime is told. capability: what the CPU must have.
     """
 
-    graph: Precision
+    graphs: tuple[Precision, ...]
     hint: str
     capability: str
 
 
 _WAYS: dict[Precision, _Way] = {
-    "fp32": _Way("fp32", "f32", "FP32"),
-    "bf16": _Way("fp32", "bf16", "BF16"),
-    "fp16": _Way("fp16", "f16", "FP16"),
-    "int8": _Way("int8", "f32", "INT8"),
+    "fp32": _Way(("fp32",), "f32", "FP32"),
+    "bf16": _Way(("bf16", "fp32"), "bf16", "BF16"),
+    "fp16": _Way(("fp16",), "f16", "FP16"),
+    "int8": _Way(("int8",), "f32", "INT8"),
 }
 
 
@@ -76,7 +76,7 @@ class OpenVinoEngine:
             able = ", ".join(precision for precision, way in _WAYS.items() if way.capability in found)
             raise EngineError(f"this CPU does not compute {self.precision}; OpenVINO runs {able} on it: choose one")
         self._artifact = artifact
-        self._form = artifact.variants.form(self._way.graph, options.branches)
+        self._form = artifact.variants.form(_graph(artifact, self._way), options.branches)
         self.branches = self._form.branches
         self.sizes = artifact.variants.sizes(self._form)
         self.lanes = options.threads or usable_cores()
@@ -167,13 +167,22 @@ def offers(artifact: Artifact) -> list[EngineOptions]:
         found = _capabilities(_import().Core())
     except EngineError:
         return []
-    ways = [(precision, way) for precision, way in _WAYS.items() if way.capability in found]
     return [
         EngineOptions(precision=precision, branches=form.branches)
-        for precision, way in ways
+        for precision, way in _WAYS.items()
+        if way.capability in found
         for form in artifact.variants.forms
-        if form.precision == way.graph
+        if form.precision == _graph(artifact, way)
     ]
+
+
+def _graph(artifact: Artifact, way: _Way) -> Precision:
+    """The precision of the graphs that are run; the last choice if the artifact has none of them."""
+    there = {form.precision for form in artifact.variants.forms}
+    for precision in way.graphs:
+        if precision in there:
+            return precision
+    return way.graphs[-1]
 
 
 def _import() -> Any:
