@@ -18,7 +18,7 @@ from ptsa_serve.difference import difference
 from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.errors import PTSAError
 from ptsa_serve.images import ImageLimits, decode
-from ptsa_serve.predictor import VERIFY, Predictor
+from ptsa_serve.predictor import Predictor, tolerance
 from ptsa_serve.resize import shrink
 from ptsa_serve.selection import candidates
 from ptsa_serve.variants import Branches, Form, Precision
@@ -171,10 +171,10 @@ def _near_fp32(draft: Artifact, predictor: Predictor, form: Form) -> None:
             maps, expected = predictor.engine.run(batch), fp32.engine.run(batch)
             for name, task in predictor.tasks.items():
                 apart = difference(task.kind, maps[name], expected[name]).mean
-                if not apart <= VERIFY[task.kind]:
+                if not apart <= (allowed := tolerance(task.kind, form.precision)):
                     raise AccuracyError(
                         f"{form} at {size[0]}x{size[1]}: {name} of the sample is off by {apart:.3g}, "
-                        f"allowed {VERIFY[task.kind]:g}"
+                        f"allowed {allowed:g}"
                     )
     finally:
         fp32.engine.close()

@@ -58,6 +58,7 @@ def int8_files(graphs: Iterable[tuple[Variant, onnx.ModelProto]], weights: Itera
     made = [(variant, ir.from_proto(proto)) for variant, proto in graphs]
     arrays: dict[str, np.ndarray] = {}
     for _, model in made:
+        model.metadata_props.clear()  # the quantizer's note to itself
         for name, value in model.graph.initializers.items():
             if name.startswith(known) and value.const_value is not None:
                 arrays[name] = value.const_value.numpy()

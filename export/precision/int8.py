@@ -8,6 +8,7 @@ stacked factors stay as they are.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ def layers(model: onnx.ModelProto) -> dict[str, list[str]]:
     """Names of the nodes that can be quantized, by layer: those of a stage that do the same in every block and branch
     are one. Nodes must have names.
 
-    stages.2.branches.0.3.mlp.fc1.weight.T belongs to "stages.2.branches.mlp.fc1".
+    Of the numbers in a weight's name the first is kept, which is the stage's: layers/2/blocks/3/mlp/fc1.0.weight.T
+    belongs to "layers.2.blocks.mlp.fc1".
     """
     ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     users: dict[str, set[str]] = {}
@@ -65,8 +67,6 @@ def to_int8(model: Path, out: Path, nodes: Sequence[str], photos: Sequence[np.nd
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
                 "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
-                # Memory of one photo's activations, not of all photos'.
-                "CalibMaxIntermediateOutputs": 1,
             },
         )
 
@@ -81,8 +81,8 @@ class _Photos(CalibrationDataReader):
 
 
 def _layer(weight: str) -> str:
-    parts, kept, numbered = weight.removesuffix(".T").removesuffix(".weight").split("."), [], False
-    for part in parts:
+    kept, numbered = [], False
+    for part in re.split(r"[./]", weight.removesuffix(".T").removesuffix(".weight")):
         if not (part.isdigit() and numbered):
             kept.append(part)
         numbered |= part.isdigit()
