@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,11 @@ from export.compile import CompileConfig, compile_artifact
 from export.errors import ExportError
 from export.figures import read_figures, read_json
 from export.graphs import SIZES
+from export.lower import LowerConfig, lower_artifact
 from export.outputs import refuse_unwritable
 from export.photos import choose_photos
 from export.plans import FLAVOURS, PlansConfig, build_plans
+from export.precision.gate import ALLOWED
 from export.tensorrt import BuildOptions
 from export.tree import TreeConfig, choose
 from export.triton import Backend, TritonConfig, write_repository
@@ -97,6 +100,37 @@ def unpack(artifact: Path, out: Path) -> None:
     refuse_unwritable(out)
     Artifact.open(artifact).write_external_data(out)
     click.echo(f"wrote {out}")
+
+
+@main.command("lower")
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--precision", required=True, metavar="LIST", help="fp16, bf16, int8: one, or several by commas.")
+@click.option(
+    "--data", multiple=True, required=True, metavar="NAME=DIR",
+    help="Labelled data set for the gate, like nyu=data/nyu; may be repeated.",
+)  # fmt: skip
+@click.option("--split", default="val", show_default=True)
+@click.option(
+    "--photo-count", default=100, show_default=True, type=click.IntRange(min=0),
+    help="Labelled photos of each data set that are measured; 0: all.",
+)  # fmt: skip
+@click.option(
+    "--photos", multiple=True, type=click.Path(exists=True, path_type=Path),
+    help="Photo, or folder of photos, that int8 is calibrated on; may be repeated.",
+)  # fmt: skip
+@click.option("--calibration-count", default=16, show_default=True, type=click.IntRange(min=1))
+def lower_command(precision: str, data: tuple[str, ...], **options) -> None:
+    """Write ARTIFACT and its graphs in lower precision to the folder OUT, if they pass the gate.
+
+    Each task's own metric may lose 1 % by fp16 or bf16, 2 % by int8. In int8, layers that the maps suffer most from are
+    found and left in fp32.
+    """
+    config = LowerConfig(precisions=parse_precisions(precision), data=parse_data(data), **options)
+    artifact = lower_artifact(config, report=_report)
+    total = sum(path.stat().st_size for path in artifact.folder.iterdir())
+    click.echo(f"wrote {config.out}: {total / 2**20:.1f} MiB")
+    click.echo(json.dumps(artifact.manifest.provenance["precisions"], indent=2))
 
 
 @main.command("tree")
@@ -204,6 +238,27 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     if wrong or len(set(sizes)) != len(sizes):
         raise ExportError(f"sizes are {text!r}; each once, and every side a multiple of 32")
     return sizes
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """Read "fp16,int8" as ("fp16", "int8"). Raises ExportError for anything else, and for repetitions."""
+    found: tuple[Precision, ...] = tuple(
+        precision for name in text.split(",") for precision in ALLOWED if precision == name
+    )
+    if found != tuple(text.split(",")) or len(set(found)) != len(found):
+        raise ExportError(f"--precision is {text!r}; write some of {', '.join(ALLOWED)}, each once, by commas")
+    return found
+
+
+def parse_data(texts: Sequence[str]) -> dict[str, Path]:
+    """Read ("nyu=data/nyu",) as {"nyu": Path("data/nyu")}. Raises ExportError for anything else, or a name twice."""
+    found = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder) or name in found:
+            raise ExportError(f"--data is {text!r}; write each data set once, as NAME=DIR like nyu=data/nyu")
+        found[name] = Path(folder)
+    return found
 
 
 def _report(line: str) -> None:

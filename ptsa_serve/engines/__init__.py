@@ -45,6 +45,7 @@ class EngineRow:
 
 ENGINES: dict[str, EngineRow] = {
     "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+    "openvino": EngineRow("ptsa_serve.engines.openvino", ("openvino",)),
     "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda", ("onnxruntime-gpu",), "gpu"),
     "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt", ("onnxruntime-gpu",), "gpu"),
     "tensorrt": EngineRow("ptsa_serve.engines.tensorrt", ("tensorrt",), "gpu"),

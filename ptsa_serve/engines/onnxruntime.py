@@ -18,11 +18,14 @@ from ptsa_serve.engines.base import EngineOptions, check_batch, first_line
 from ptsa_serve.errors import EngineError
 from ptsa_serve.graphs import Graph
 from ptsa_serve.sizes import Size
+from ptsa_serve.variants import Precision
 
 __all__ = ["OnnxRuntimeEngine", "builds", "import_runtime", "load", "offers"]
 
 # Sessions of fewer tasks than all that are kept: there are 14 sets of four tasks, for each size.
 _PARTIAL = 8
+
+_CANNOT: set[Precision] = {"bf16"}
 
 _INSTALL = "install it with `pip install 'ptsa-serve[cpu]'`"
 
@@ -41,6 +44,10 @@ class OnnxRuntimeEngine:
         self._artifact = artifact
         self._form = artifact.variants.form(options.precision, options.branches)
         self.precision, self.branches = self._form.precision, self._form.branches
+        if self.precision in _CANNOT:
+            raise EngineError(
+                f"ONNX Runtime has no {self.precision} kernels for CPUs; choose another engine or precision"
+            )
         self.sizes = artifact.variants.sizes(self._form)
         self.lanes = options.threads or usable_cores()
         self._input = artifact.manifest.input.name
@@ -106,7 +113,8 @@ def offers(artifact: Artifact) -> list[EngineOptions]:
     """See `EngineRow`."""
     if not builds():
         return []
-    return [EngineOptions(precision=form.precision, branches=form.branches) for form in artifact.variants.forms]
+    forms = [form for form in artifact.variants.forms if form.precision not in _CANNOT]
+    return [EngineOptions(precision=form.precision, branches=form.branches) for form in forms]
 
 
 def _session_options(ort: Any, graph: Graph, values: dict[str, Any], threads: int) -> Any:
