@@ -8,6 +8,7 @@ the sums of a feature pyramid take a third of the time.
 import numpy as np
 import onnx_ir as ir
 
+from export.passes.shapes import photo_shapes
 from export.passes.tensors import constant
 
 __all__ = ["ChannelsLast"]
@@ -16,7 +17,7 @@ _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 class ChannelsLast(ir.passes.InPlacePass):
-    """Requires known sides before and after scaling. Ensures that no arg-max and no sum with tokens is over planes.
+    """Requires nothing. Ensures that no arg-max and no sum with tokens is over planes whose sides are known.
 
     1. Resize (N, C, h, w) to (N, C, H, W), then ArgMax over C: Transpose, Resize of (N, h, w, C), ArgMax over the last
        axis.
@@ -25,33 +26,36 @@ class ChannelsLast(ir.passes.InPlacePass):
     What computed the size of the old Resize is left without users.
     """
 
-    def requires(self, model: ir.Model) -> None:
-        for resize, _ in _pairs(model.graph):
-            for value in (resize.inputs[0], resize.outputs[0]):
-                if len(_sides(value)) != 2:
-                    raise ir.passes.PreconditionError(f"{value} has no shape (N, C, H, W) with known H and W")
-
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        pairs = _pairs(model.graph)
-        for resize, user in pairs:
-            _rewrite(model.graph, resize, user)
-        return ir.passes.PassResult(model, modified=bool(pairs))
+        found = _scalings(model)
+        for scaling in found:
+            _rewrite(model.graph, *scaling)
+        return ir.passes.PassResult(model, modified=bool(found))
 
     def ensures(self, model: ir.Model) -> None:
-        if _pairs(model.graph):
+        if _scalings(model):
             raise ir.passes.PostconditionError("an arg-max over scaled planes, or a sum with them, is left")
 
 
-def _pairs(graph: ir.Graph) -> list[tuple[ir.Node, ir.Node]]:
-    """Each Resize of planes that an ArgMax over axis 1, or an Add of transposed tokens, alone reads; with that node."""
+def _scalings(model: ir.Model) -> list[tuple[ir.Node, ir.Node, list[float]]]:
+    """Each Resize of planes that an ArgMax over axis 1, or an Add of transposed tokens, alone reads; that node; factors."""
+    candidates = [(node, use.node) for node in model.graph if node.op_type == "Resize" for use in node.outputs[0].uses()]
+    wanted = [(resize, user) for resize, user in candidates if _over_planes(resize, user)]
+    shapes = photo_shapes(model) if wanted else {}
     found = []
-    for node in graph:
-        if node.op_type == "Resize" and len(node.outputs[0].uses()) == 1:
-            (use,) = node.outputs[0].uses()
-            over_planes = use.node.op_type == "ArgMax" and use.node.attributes.get_int("axis", 0) == 1
-            if over_planes or _tokens(use.node, node) is not None:
-                found.append((node, use.node))
+    for resize, user in wanted:
+        before, after = (shapes.get(value, ()) for value in (resize.inputs[0], resize.outputs[0]) if value is not None)
+        if len(before) == len(after) == 4:
+            found.append((resize, user, [large / small for large, small in zip(after, before, strict=True)]))
     return found
+
+
+def _over_planes(resize: ir.Node, user: ir.Node) -> bool:
+    if len(resize.outputs[0].uses()) != 1:
+        return False
+    if user.op_type == "ArgMax":
+        return user.attributes.get_int("axis", 0) == 1
+    return _tokens(user, resize) is not None
 
 
 def _tokens(add: ir.Node, resize: ir.Node) -> ir.Value | None:
@@ -64,11 +68,9 @@ def _tokens(add: ir.Node, resize: ir.Node) -> ir.Value | None:
     return node.inputs[0] if turned and tuple(node.attributes["perm"].as_ints()) == _TO_FIRST else None
 
 
-def _rewrite(graph: ir.Graph, resize: ir.Node, user: ir.Node) -> None:
-    before, after = resize.inputs[0], resize.outputs[0]
-    factors = [large / small for large, small in zip(_sides(after), _sides(before), strict=True)]
-    scales = constant(graph, np.array([1, *factors, 1], np.float32))
-    last = ir.node("Transpose", [before], attributes={"perm": _TO_LAST})
+def _rewrite(graph: ir.Graph, resize: ir.Node, user: ir.Node, factors: list[float]) -> None:
+    scales = constant(graph, np.array([1, *factors[2:], 1], np.float32))
+    last = ir.node("Transpose", [resize.inputs[0]], attributes={"perm": _TO_LAST})
     scaled = ir.node("Resize", [last.outputs[0], None, scales], attributes=dict(resize.attributes))
     if user.op_type == "ArgMax":
         made = [ir.node("ArgMax", [scaled.outputs[0]], attributes={**user.attributes, "axis": 3})]
@@ -78,9 +80,3 @@ def _rewrite(graph: ir.Graph, resize: ir.Node, user: ir.Node) -> None:
     graph.insert_before(user, [last, scaled, *made])
     user.outputs[0].replace_all_uses_with(made[-1].outputs[0])
     graph.remove([user, resize], safe=True)
-
-
-def _sides(value: ir.Value | None) -> tuple[int, ...]:
-    """H and W of planes (N, C, H, W); fewer where they are not known."""
-    shape = value.shape if value is not None and value.shape is not None else ()
-    return tuple(axis for axis in tuple(shape)[2:] if isinstance(axis, int))
