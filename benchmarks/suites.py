@@ -6,9 +6,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ptsa_serve.task_tree import TaskTree
 from training.fit import FitConfig
 from training.similarity.config import SimilarityConfig
-from training.trees.tree import TaskTree
 
 __all__ = ["SUITES", "Arm", "Suite", "trees_of_shape"]
 

@@ -41,7 +41,7 @@ def describe(
             version=version,
             input=InputSpec(sizes=tuple(sizes)),
             tasks=tuple(TaskRecord.of(task) for task in model.tasks.values()),
-            tree=Tree.model_validate(model.config.tree.to_json()),
+            tree=Tree.of(model.config.tree),
             backbone=Backbone(name=model.config.backbone, sha256=backbone_digest(model)),
             counts=Counts(
                 frozen=counts.frozen(model),

@@ -11,12 +11,12 @@ from pathlib import Path
 from export.errors import ExportError
 from export.latency import compiled, milliseconds
 from ptsa_serve.files import replace_file
+from ptsa_serve.task_tree import TaskTree
 from training.accounting.account import account
 from training.allocation.budget import Budget, Choice, from_budget
 from training.network.checkpoint import read_config
 from training.network.model import ModelConfig
 from training.similarity.record import Measure, Scope, read_similarity
-from training.trees.tree import TaskTree
 
 __all__ = ["TreeConfig", "choose"]
 

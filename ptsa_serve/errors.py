@@ -5,6 +5,7 @@
     ├── ManifestError          manifest.json is not a "ptsa/1" manifest
     ├── ArtifactError          a model folder is missing, incomplete or changed
     ├── EngineError            the runtime is missing, or refused the model
+    ├── TreeError              groups of tasks that are no task tree
     └── RequestError           one request cannot be answered: an HTTP status and a code, explained at /problems/{code}
         ├── BadImage 400           ├── UnknownTask 404            ├── TooManyRequests 429
         ├── MissingImage 400       ├── UnknownModel 404           ├── Overloaded 503
@@ -45,6 +46,7 @@ __all__ = [
     "ShuttingDown",
     "TooLarge",
     "TooManyRequests",
+    "TreeError",
     "Unauthorized",
     "UnknownModel",
     "UnknownTask",
@@ -70,6 +72,10 @@ class ArtifactError(PTSAError):
 
 class EngineError(PTSAError):
     """A runtime that is not installed, cannot be used here, or failed to run the model."""
+
+
+class TreeError(PTSAError, ValueError):
+    """Groups of tasks that miss or repeat a task, or that join what was apart."""
 
 
 class RequestError(PTSAError):

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import jsonargparse
 
+from ptsa_serve.errors import PTSAError
 from training.accounting.count import CountConfig, count, count_table
 from training.accounting.method_list import MethodsConfig, list_methods, methods_table
 from training.data.check import CheckConfig, check
@@ -86,7 +87,7 @@ def main() -> None:
         if recipe := options.pop("recipe", ""):
             options = with_recipe(recipe, name, options)
         result = command.run(command.config(**options))
-    except (TrainingError, OSError) as error:
+    except (TrainingError, PTSAError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from where it last saved\n")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.loading import pretrained
 from training.data import DATASETS
 from training.data.records import task_records
@@ -10,7 +11,6 @@ from training.methods import METHODS
 from training.network.checkpoint import as_stored
 from training.network.model import ModelConfig, PTSAModel
 from training.network.start import take_over
-from training.trees.tree import TaskTree
 
 __all__ = ["build", "parameter_groups", "whole"]
 

@@ -15,6 +15,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.loading import HUB
 from training.build import build, parameter_groups, whole
 from training.data.labels import LABELS
@@ -38,7 +39,6 @@ from training.running.stepping import Optimisation, make_fabric
 from training.running.validation import Validation
 from training.scoring.balance import balance
 from training.scoring.losses import task_loss
-from training.trees.tree import TaskTree
 
 __all__ = ["FitConfig", "fit"]
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ptsa_serve.errors import TreeError
+from ptsa_serve.task_tree import TaskTree
 from training.backbones import known_backbones
 from training.data import DATASETS
 from training.data.records import disagreements
@@ -15,7 +17,6 @@ from training.network.decoders import DECODERS
 from training.options import number_faults, refuse
 from training.rules import RULES
 from training.running.stepping import Precision
-from training.trees.tree import TaskTree
 
 __all__ = ["AUTO", "WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
 
@@ -161,7 +162,7 @@ def _tree_faults(config: FitConfig) -> list[str]:
         return []  # looked at when it is read
     try:
         tree = TaskTree.parse(config.tree)
-    except ConfigError as error:
+    except TreeError as error:
         return [f"--tree: {error}"]
     if len(tree.stages) != 4:
         return [f"--tree has {len(tree.stages)} stages, the backbone has 4; split them by /"]

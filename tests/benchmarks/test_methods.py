@@ -8,7 +8,7 @@ import pytest
 from benchmarks.delta import delta_m
 from benchmarks.methods import Run, claims, comparison, rows, summary
 from benchmarks.suites import SUITES, trees_of_shape
-from training.trees.tree import TaskTree
+from ptsa_serve.task_tree import TaskTree
 
 KINDS = {"semseg": "classes", "parts": "classes", "sal": "probability", "normals": "unit_vectors"}
 SINGLE = {"semseg": 67.21, "parts": 61.93, "sal": 62.35, "normals": 17.97}

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.training_speed import _step
+from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import TASKS
 from training.backbones.swin import SWINS
 from training.errors import ConfigError
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 
 @pytest.fixture(autouse=True)

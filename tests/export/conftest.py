@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from export.graphs import Graph, build_graph
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.swin import SWINS
 from training.network.checkpoint import load_checkpoint, save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 BRANCHED = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "

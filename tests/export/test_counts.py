@@ -7,12 +7,12 @@ import torch
 from export import counts
 from export.fold import fold
 from export.manifest import describe
+from ptsa_serve.task_tree import TaskTree
 from training.accounting.account import account
 from training.methods import METHODS
 from training.network.checkpoint import save_checkpoint
 from training.network.decoders import DECODERS
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 BRANCHED = TaskTree.of_counts(("segmentation", "depth", "normals", "saliency"), (1, 2, 2, 4))
 

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from export.fold import fold
+from ptsa_serve.task_tree import TaskTree
 from training.methods.base import Change
 from training.network.heads import finish
 from training.network.model import PTSAModel
 from training.network.planned import Effective
 from training.network.slots import Slot
-from training.trees.tree import TaskTree
 
 SIZE = (64, 96)
 # Sums in another order: seen are 4e-7 for all but normals, which divide by a length that may be small.

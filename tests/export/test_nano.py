@@ -9,8 +9,8 @@ import torch
 from export import counts
 from export.fold import fold
 from export.graphs import build_graph, files_of
+from ptsa_serve.task_tree import TaskTree
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 TREE = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "

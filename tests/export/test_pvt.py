@@ -11,11 +11,11 @@ import torch
 from export import counts
 from export.fold import fold
 from export.graphs import Graph, build_graph
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.pvt import PVTS
 from training.methods import METHODS
 from training.network.heads import finish
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 TASKS = ("depth", "saliency")
 BRANCHED = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")

@@ -9,11 +9,11 @@ import scipy.io
 import torch
 from PIL import Image
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.pvt import PVTS
 from training.backbones.swin import SWINS
 from training.fit import FitConfig
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 TREE = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ptsa_serve.task_tree import TaskTree
 from training.__main__ import main
 from training.accounting.account import Account, account
 from training.accounting.count import CountConfig, count, parse_tasks
 from training.backbones.swin import SWINS
 from training.errors import ConfigError
 from training.methods import METHODS
-from training.trees.tree import TaskTree
 
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
 ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora")

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ptsa_serve.errors import TreeError
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.counts import default_counts, from_counts
 from training.allocation.doubt import doubt
 from training.allocation.linkage import link
@@ -16,7 +18,6 @@ from training.allocation.search import search
 from training.errors import ConfigError
 from training.similarity.measures import MEASURES
 from training.similarity.record import Similarity, Skipped
-from training.trees.tree import TaskTree
 
 NAMES = "abcdefghijkl"
 
@@ -40,7 +41,7 @@ def every_tree(tasks: str, counts: tuple[int, ...]) -> Iterator[TaskTree]:
         for count in counts
     ]
     for chain in product(*stages):
-        with suppress(ConfigError):
+        with suppress(TreeError):
             yield TaskTree(tuple(tasks), chain)
 
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.budget import Budget, from_budget
 from training.allocation.counts import from_counts
 from training.allocation.partitions import tree_cost
 from training.allocation.search import search
 from training.errors import ConfigError
-from training.trees.tree import TaskTree
 
 NAMES = "abcdefghij"
 # Parameters of a group a stage, as in Swin's stages.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones import Backbone, build_backbone
 from training.backbones.loading import HUB, load_backbone, pretrained
 from training.backbones.pvt import PVTS
@@ -23,7 +24,6 @@ from training.backbones.swin import SWINS
 from training.errors import CheckpointError, ConfigError
 from training.network.model import ModelConfig, PTSAModel
 from training.network.start import take_over
-from training.trees.tree import TaskTree
 
 TINY = ("swin_test", "pvt_test")
 State = dict[str, Tensor]

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import TASKS, Task
 from training.backbones.swin import SWINS
 from training.errors import CheckpointError, ConfigError
@@ -20,7 +21,6 @@ from training.network.changes import LowRank
 from training.network.checkpoint import load_checkpoint, read_info, save_checkpoint
 from training.network.checkpoint_v1 import upgraded_config
 from training.network.model import ModelConfig, PTSAModel
-from training.trees.tree import TaskTree
 
 MATRIX = "backbone.trunk.layers.1.downsample.reduction.weight"
 

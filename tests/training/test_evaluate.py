@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ptsa_serve.task_tree import TaskTree
 from training.__main__ import main
 from training.data import DATASETS
 from training.evaluate import EvaluateConfig, evaluate
@@ -18,7 +19,6 @@ from training.network.checkpoint import save_checkpoint
 from training.network.heads import finish
 from training.network.model import ModelConfig, PTSAModel
 from training.scoring.metrics import metric_for
-from training.trees.tree import TaskTree
 
 SCALE = 1 / 6
 

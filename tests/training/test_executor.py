@@ -9,10 +9,10 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
+from ptsa_serve.task_tree import TaskTree
 from training.network.changes import LowRank
 from training.network.model import ModelConfig, PTSAModel
 from training.network.slots import Weights
-from training.trees.tree import TaskTree
 
 TASKS = ("segmentation", "depth", "normals", "saliency")
 SIZES = [(64, 96), (96, 64), (32, 32)]

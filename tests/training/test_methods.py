@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ptsa_serve.task_tree import TaskTree
 from training.errors import ConfigError
 from training.fit import FitConfig, fit
 from training.methods import METHODS
@@ -17,7 +18,6 @@ from training.network.decoders import DECODERS
 from training.network.model import ModelConfig, PTSAModel
 from training.network.plan import make_plan
 from training.network.planned import Effective, Planned
-from training.trees.tree import TaskTree
 
 TASKS = ("segmentation", "depth", "normals", "saliency")
 BACKBONES = ("swin_test", "pvt_test")

@@ -1,9 +1,9 @@
 import pytest
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones import build_backbone
 from training.network.layout import Layout
 from training.network.plan import Plan, make_plan
-from training.trees.tree import TaskTree
 
 TREE = TaskTree.parse("a,b,c,d / a,b,c,d / a,d | b,c / a | b | c | d")
 SLOTS = build_backbone("swin_nano").slots

@@ -8,6 +8,7 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.counts import from_counts
 from training.errors import ConfigError
 from training.similarity.config import SimilarityConfig
@@ -15,7 +16,6 @@ from training.similarity.measures import MEASURES
 from training.similarity.picture import heat_maps
 from training.similarity.record import Similarity, Skipped, read_similarity
 from training.similarity.report import choose_tree, save_report
-from training.trees.tree import TaskTree
 
 TASKS = ("segmentation", "depth", "normals", "saliency")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ptsa_serve.task_tree import TaskTree
 from training.errors import CheckpointError
 from training.network.checkpoint import save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
 from training.network.start import take_over
-from training.trees.tree import TaskTree
 
 TASKS = ("segmentation", "depth")
 SHARED = TaskTree.shared(TASKS)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.trees.tree import TaskTree
+from ptsa_serve.task_tree import TaskTree
 
 ABCD = ("a", "b", "c", "d")
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.counts import from_counts
 from training.trees.picture import PALETTE, tree_picture
 from training.trees.places import lay_out
 from training.trees.text import GAP, tree_text
-from training.trees.tree import TaskTree
 
 TREE = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,saliency | depth,normals / "

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import TASKS, Task
 from training.accounting.account import account
 from training.data import DATASETS
@@ -12,7 +13,6 @@ from training.errors import ConfigError
 from training.network.decoders import DECODERS
 from training.network.model import STRIDE, ModelConfig
 from training.options import number_faults, refuse
-from training.trees.tree import TaskTree
 
 __all__ = ["CountConfig", "count", "count_table", "parse_tasks", "parse_tree"]
 

@@ -12,11 +12,11 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.linkage import link
 from training.allocation.partitions import as_tree, check, tree_cost
 from training.allocation.search import MOST_TASKS, TIE, search
 from training.errors import ConfigError
-from training.trees.tree import TaskTree
 
 __all__ = ["Budget", "Choice", "from_budget"]
 

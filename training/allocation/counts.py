@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.linkage import link
 from training.allocation.partitions import as_tree, check
 from training.allocation.search import MOST_TASKS, search
 from training.errors import ConfigError
-from training.trees.tree import TaskTree
 
 __all__ = ["default_counts", "from_counts"]
 

@@ -5,10 +5,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.partitions import as_tree, tree_cost
 from training.allocation.search import MOST_TASKS, search
 from training.similarity.record import Measure, Scope, Similarity
-from training.trees.tree import TaskTree
 
 __all__ = ["doubt"]
 

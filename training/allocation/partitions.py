@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from ptsa_serve.task_tree import TaskTree
 from training.errors import ConfigError
-from training.trees.tree import TaskTree
 
 __all__ = ["Partition", "as_tree", "check", "partition_cost", "partitions", "tree_cost"]
 

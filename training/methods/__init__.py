@@ -6,6 +6,7 @@ A method's file says what is added at which slots, what is trained of the backbo
 from dataclasses import asdict
 from typing import Any
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.errors import ConfigError
 from training.methods.base import Method, MethodSpec
@@ -16,7 +17,6 @@ from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
-from training.trees.tree import TaskTree
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
 

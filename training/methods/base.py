@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.network.layout import Layout, Stream
 from training.network.slots import Op, Slot, Weights, compute
-from training.trees.tree import TaskTree
 
 __all__ = ["Base", "Change", "Method", "MethodSpec"]
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.methods.base import Method, MethodSpec
 from training.network.layout import Layout
 from training.network.slots import NORMS
-from training.trees.tree import TaskTree
 
 __all__ = ["BITFIT"]
 

@@ -1,5 +1,6 @@
 """Low-rank adapters for groups of tasks at every linear layer of a block: what LoRA, LoRA a task and PTSA share."""
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.errors import ConfigError
 from training.methods.base import Change, Method
@@ -7,7 +8,6 @@ from training.methods.options import LowRankOptions, ranks_of
 from training.network.changes import Copies, LowRank
 from training.network.layout import Layout
 from training.network.slots import ADAPTED, NORMS, Slot
-from training.trees.tree import TaskTree
 
 __all__ = ["adapted", "extras", "grouped"]
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.methods.base import Base, Change, Method, MethodSpec
 from training.methods.grouped import adapted, extras
@@ -25,7 +26,6 @@ from training.methods.options import LowRankOptions, one_of, ranks_of
 from training.network.changes import LowRank, factors
 from training.network.layout import Layout, Stream
 from training.network.slots import ADAPTED, Op, Slot, compute
-from training.trees.tree import TaskTree
 
 __all__ = ["MTLORA"]
 

@@ -1,10 +1,10 @@
 """Full fine-tuning of one network for all tasks."""
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.methods.base import Method, MethodSpec
 from training.methods.options import NoOptions
 from training.network.layout import Layout
-from training.trees.tree import TaskTree
 
 __all__ = ["MULTI_TASK"]
 

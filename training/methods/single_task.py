@@ -1,11 +1,11 @@
 """Full fine-tuning of a network for each task, side by side: what every other method is measured against."""
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.methods.base import Change, Method, MethodSpec
 from training.methods.options import NoOptions
 from training.network.changes import Copies
 from training.network.layout import Layout
-from training.trees.tree import TaskTree
 
 __all__ = ["SINGLE_TASK"]
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptsa_serve.task_tree import Group
 from training.methods.base import Base, Change
 from training.network.layout import Stream
 from training.network.slots import LowRankProduct, Slot, Weights, compute
-from training.trees.tree import Group
 
 __all__ = ["Copies", "LowRank", "factors"]
 

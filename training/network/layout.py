@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ptsa_serve.task_tree import Group, TaskTree
 from training.backbones.base import Tap
 from training.network.slots import MERGING, Slot, SlotKind
-from training.trees.tree import Group, TaskTree
 
 __all__ = ["Layout", "Stream", "parent", "reader"]
 

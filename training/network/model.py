@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ptsa_serve.manifest import TaskRecord
+from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import TASKS, Task
 from training.backbones import MEAN, STD, build_backbone
 from training.errors import ConfigError
 from training.methods import build_method, method_options, method_tree
 from training.network.decoders import DECODERS
 from training.network.executor import Stacked
-from training.trees.tree import TaskTree
 
 __all__ = ["ModelConfig", "PTSAModel"]
 

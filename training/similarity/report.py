@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ptsa_serve.task_tree import TaskTree
 from training.allocation.budget import Budget, Choice, from_budget
 from training.allocation.counts import from_counts
 from training.allocation.doubt import doubt
@@ -14,7 +15,6 @@ from training.similarity.picture import heat_maps
 from training.similarity.record import Measure, Scope, Similarity, write_similarity
 from training.trees.picture import tree_picture
 from training.trees.text import tree_text
-from training.trees.tree import TaskTree
 
 __all__ = ["choose_tree", "save_report"]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptsa_serve.task_tree import TaskTree
 from training.accounting.account import account
 from training.build import build
 from training.data import DATASETS
@@ -33,7 +34,6 @@ from training.similarity.config import SimilarityConfig
 from training.similarity.measure import measure
 from training.similarity.record import Similarity, read_similarity, write_similarity
 from training.similarity.report import choose_tree, save_report
-from training.trees.tree import TaskTree
 
 __all__ = ["find_tree", "read_tree", "search_of"]
 

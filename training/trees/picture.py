@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
+from ptsa_serve.task_tree import TaskTree
 from training.trees.places import Box, lay_out
-from training.trees.tree import TaskTree
 
 __all__ = ["tree_picture"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.trees.tree import Group, TaskTree
+from ptsa_serve.task_tree import Group, TaskTree
 
 __all__ = ["Box", "lay_out"]
 

@@ -1,7 +1,7 @@
 """A TaskTree as text: stages from left to right, a box for each group, lines where groups part."""
 
+from ptsa_serve.task_tree import TaskTree
 from training.trees.places import Box, lay_out
-from training.trees.tree import TaskTree
 
 __all__ = ["tree_text"]
 

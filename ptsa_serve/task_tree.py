@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.errors import ConfigError
+from ptsa_serve.errors import TreeError
 
 __all__ = ["Group", "TaskTree"]
 
@@ -19,7 +19,7 @@ class TaskTree:
     """One partition of `tasks` a stage, in canonical order; equal trees are equal objects.
 
     Tasks in a group follow the order of `tasks`; groups of a stage sort by their first task.
-    Raises ConfigError, naming stage and tasks, if a stage misses or repeats a task or does not refine the stage before.
+    Raises TreeError, naming stage and tasks, if a stage misses or repeats a task or does not refine the stage before.
     """
 
     tasks: tuple[str, ...]
@@ -27,20 +27,20 @@ class TaskTree:
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ConfigError(f"a tree needs distinct tasks, got {list(self.tasks)}")
+            raise TreeError(f"a tree needs distinct tasks, got {list(self.tasks)}")
         order = {task: i for i, task in enumerate(self.tasks)}
         canonical = []
         for number, stage in enumerate(self.stages, 1):
             named = [task for group in stage for task in group]
             if sorted(named) != sorted(self.tasks) or not all(stage):
-                raise ConfigError(f"stage {number} must name each of {list(self.tasks)} once, got {list(stage)}")
+                raise TreeError(f"stage {number} must name each of {list(self.tasks)} once, got {list(stage)}")
             groups = [tuple(sorted(group, key=order.__getitem__)) for group in stage]
             canonical.append(tuple(sorted(groups, key=lambda group: order[group[0]])))
         object.__setattr__(self, "stages", tuple(canonical))
         for number in range(1, len(self.stages)):
             for group in self.stages[number]:
                 if not any(set(group) <= set(wider) for wider in self.stages[number - 1]):
-                    raise ConfigError(
+                    raise TreeError(
                         f"stage {number + 1} joins {list(group)}, which stage {number} keeps apart; "
                         "a group may only split from stage to stage"
                     )
@@ -59,10 +59,10 @@ class TaskTree:
     def of_counts(cls, tasks: Sequence[str], counts: Sequence[int]) -> "TaskTree":
         """As many groups a stage as `counts` say, of neighbours: the largest group is halved until there are enough.
 
-        Raises ConfigError for counts that fall, or that are not from 1 to the number of tasks.
+        Raises TreeError for counts that fall, or that are not from 1 to the number of tasks.
         """
         if not counts or list(counts) != sorted(counts) or not 1 <= counts[0] <= counts[-1] <= len(tasks):
-            raise ConfigError(
+            raise TreeError(
                 f"{list(counts)} groups a stage; allowed are numbers from 1 to {len(tasks)} that never fall"
             )
         groups, stages = [tuple(tasks)], []
@@ -112,7 +112,7 @@ class TaskTree:
 
     @classmethod
     def from_json(cls, data: dict) -> "TaskTree":
-        """Inverse of `to_json`. Raises ConfigError for another version."""
+        """Inverse of `to_json`. Raises TreeError for another version."""
         if data.get("version") != 1:
-            raise ConfigError(f"task tree of version {data.get('version')!r}; this program reads version 1")
+            raise TreeError(f"task tree of version {data.get('version')!r}; this program reads version 1")
         return cls(tuple(data["tasks"]), tuple(tuple(tuple(g) for g in stage) for stage in data["stages"]))
