@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from export.annotate import stored
 from export.outputs import refuse_folder
-from export.parity import Comparison, check, compare
+from export.parity import Comparison, check
 from export.passes import StripMetadata, quicken
 from export.photos import choose_photos, photo_at
 from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
-from ptsa_serve.engines import load_engine
-from ptsa_serve.engines.base import Engine
+from ptsa_serve.difference import difference
+from ptsa_serve.engines import Engine, load_engine
 from ptsa_serve.predictor import Predictor
 
 __all__ = ["recompile"]
@@ -60,18 +60,16 @@ def quickened(file: ArtifactFile) -> ArtifactFile:
 
 
 def _same(artifact: Artifact, old: Engine, new: Engine, photos: Sequence[Path], report: Report) -> None:
-    """Two photos at a time, so that a batch axis that is mixed up is seen. Raises ParityError."""
+    """Compare the maps of each photo at every fixed size. Raises ParityError.
+
+    In one batch with its mirror image, so that a batch axis that is mixed up is seen.
+    """
     found = []
-    for size in artifact.manifest.input.sizes:
+    for size in new.sizes:
         images = [photo_at(path, size) for path in photos]
-        worst = dict.fromkeys(artifact.manifest.task_table(), 0.0)
-        for start in range(0, len(images), 2):
-            batch = np.stack(images[start : start + 2])
-            was, now = old.run(batch), new.run(batch)
-            for name, task in artifact.manifest.task_table().items():
-                worst[name] = max(worst[name], compare(task, was[name], now[name]))
-        tasks = artifact.manifest.task_table()
-        found += [Comparison(tasks[name], ("before", "after"), size, worst[name]) for name in tasks]
-    for comparison in found:
-        report(str(comparison))
+        maps = [(old.run(batch), new.run(batch)) for batch in (np.stack([x, x[:, ::-1]]) for x in images)]
+        for name, task in artifact.manifest.task_table().items():
+            worst = max(difference(task.kind, now[name], was[name]).worst for was, now in maps)
+            found.append(Comparison(task, ("before", "after"), size, worst))
+            report(str(found[-1]))
     check(found)

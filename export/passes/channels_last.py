@@ -38,8 +38,12 @@ class ChannelsLast(ir.passes.InPlacePass):
 
 
 def _scalings(model: ir.Model) -> list[tuple[ir.Node, ir.Node, list[float]]]:
-    """Each Resize of planes that an ArgMax over axis 1, or an Add of transposed tokens, alone reads; that node; factors."""
-    candidates = [(node, use.node) for node in model.graph if node.op_type == "Resize" for use in node.outputs[0].uses()]
+    """Each Resize of planes that an ArgMax over axis 1, or an Add of transposed tokens, alone reads; that node; factors
+    by axis.
+    """
+    candidates = [
+        (node, use.node) for node in model.graph if node.op_type == "Resize" for use in node.outputs[0].uses()
+    ]
     wanted = [(resize, user) for resize, user in candidates if _over_planes(resize, user)]
     shapes = photo_shapes(model) if wanted else {}
     found = []

@@ -1,7 +1,7 @@
-"""Compute linear layers where there are fewer rows: before a map is cut into padded windows, and after it is whole again.
+"""Compute linear layers where there are fewer rows: before a map is cut into padded windows, after it is whole again.
 
-Exact: a linear layer does the same to each row, so it may change places with a Gather of rows. Windows of 7 x 7 make 980
-tokens out of 24 x 32, and 294 out of 12 x 16.
+Exact: a linear layer does the same to each row, so it may change places with a Gather of rows. Windows of 7 x 7 make
+980 tokens out of 24 x 32, and 294 out of 12 x 16.
 """
 
 import onnx_ir as ir
@@ -23,7 +23,9 @@ class FewerRows(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         shapes = photo_shapes(model)
-        changed = [_earlier(model.graph, one, shapes) or _later(model.graph, one, shapes) for one in linears(model.graph)]
+        changed = [
+            _earlier(model.graph, one, shapes) or _later(model.graph, one, shapes) for one in linears(model.graph)
+        ]
         return ir.passes.PassResult(model, modified=any(changed))
 
 

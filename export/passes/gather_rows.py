@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from export.passes.moves import NOWHERE, chain, is_copy, move, number_nodes
 from export.passes.shapes import Shape, photo_shapes
-from export.passes.tensors import constant, integers
+from export.passes.tensors import integers
 
 __all__ = ["GatherRows"]
 
@@ -52,9 +52,8 @@ def _rewrite(graph: ir.Graph, end: ir.Value, shapes: dict[ir.Value, Shape]) -> b
     assert found is not None
     source, nodes = found
     copies = [node.op_type for node in nodes if is_copy(node)]
-    if not copies or set(copies) <= {"Gather", "Pad"} and copies.count("Gather") == 1:
-        return False
-    if source not in shapes or end not in shapes:
+    taken_already = set(copies) <= {"Gather", "Pad"} and copies.count("Gather") == 1
+    if not copies or taken_already or source not in shapes or end not in shapes:
         return False
     numbered = _numbers(nodes, source, end, shapes[source])
     if numbered is None:

@@ -1,4 +1,4 @@
-"""Linear layers as the exporter writes them: a MatMul with a constant matrix, and mostly an Add of a constant vector."""
+"""Linear layers as the exporter writes them: MatMul with a constant matrix, and mostly Add of a constant vector."""
 
 from dataclasses import dataclass
 

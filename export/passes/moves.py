@@ -1,7 +1,7 @@
 """Nodes that move rows of numbers and change none: what they do to an array, and to a tensor of row numbers.
 
-A row is `unit` numbers side by side on the last axis. What moved rows moves their numbers just as well; the last axis is
-then `unit` times shorter.
+A row is `unit` numbers side by side on the last axis. What moved rows moves their numbers just as well; the last axis
+is then `unit` times shorter.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -19,7 +19,7 @@ def photo_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
 
 
 def _shapes(model: ir.Model, photos: int) -> dict[ir.Value, Shape]:
-    """Shapes of all that nodes compute, where they are known once the batch is `photos`; the model stays as it was."""
+    """Shapes of input and results of nodes, if they are known once the batch is `photos`; the model stays as it was."""
     (image,) = model.graph.inputs
     computed = [value for node in model.graph for value in node.outputs]
     before = {value: value.shape for value in (image, *computed)}
@@ -28,7 +28,7 @@ def _shapes(model: ir.Model, photos: int) -> dict[ir.Value, Shape]:
     if image.shape is not None:
         image.shape = ir.Shape([photos, *list(image.shape)[1:]])
     ShapeInferencePass()(model)
-    found = {value: tuple(value.shape) for value in computed if value.shape is not None}
+    found = {value: tuple(value.shape) for value in before if value.shape is not None}
     for value, shape in before.items():
         value.shape = shape
     return {
