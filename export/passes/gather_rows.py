@@ -52,8 +52,8 @@ def _rewrite(graph: ir.Graph, end: ir.Value, shapes: dict[ir.Value, Shape]) -> b
     assert found is not None
     source, nodes = found
     copies = [node.op_type for node in nodes if is_copy(node)]
-    taken_already = set(copies) <= {"Gather", "Pad"} and copies.count("Gather") == 1
-    if not copies or taken_already or source not in shapes or end not in shapes:
+    as_short = set(copies) <= {"Gather", "Pad"} and copies.count("Gather") <= 1
+    if as_short or source not in shapes or end not in shapes:
         return False
     numbered = _numbers(nodes, source, end, shapes[source])
     if numbered is None:
@@ -61,9 +61,10 @@ def _rewrite(graph: ir.Graph, end: ir.Value, shapes: dict[ir.Value, Shape]) -> b
     unit, arrays = numbered
     rows = arrays[source].size
     moves, index = number_nodes(graph, nodes, arrays, rows)
-    index.meta["rows"] = np.where(arrays[end] == NOWHERE, rows, arrays[end]).ravel()
+    nowhere = arrays[end] == NOWHERE
+    index.meta["rows"] = np.where(nowhere, rows, arrays[end]).ravel()
     flat = ir.node("Reshape", [source, integers(graph, -1, rows, unit)])
-    padded = [ir.node("Pad", [flat.outputs[0], integers(graph, 0, 0, 0, 0, 1, 0)])] if "Pad" in copies else []
+    padded = [ir.node("Pad", [flat.outputs[0], integers(graph, 0, 0, 0, 0, 1, 0)])] if nowhere.any() else []
     taken = ir.node("Gather", [[flat, *padded][-1].outputs[0], index], attributes={"axis": 1})
     shaped = ir.node("Reshape", [taken.outputs[0], integers(graph, -1, *shapes[end][1:])])
     producer = end.producer()
