@@ -68,8 +68,9 @@ def _tokens(add: ir.Node, resize: ir.Node) -> ir.Value | None:
         return None
     (other,) = (value for value in add.inputs if value is not resize.outputs[0])
     node = other.producer() if other is not None else None
-    turned = node is not None and node.op_type == "Transpose"
-    return node.inputs[0] if turned and tuple(node.attributes["perm"].as_ints()) == _TO_FIRST else None
+    if node is None or node.op_type != "Transpose" or tuple(node.attributes["perm"].as_ints()) != _TO_FIRST:
+        return None
+    return node.inputs[0]
 
 
 def _rewrite(graph: ir.Graph, resize: ir.Node, user: ir.Node, factors: list[float]) -> None:

@@ -34,10 +34,10 @@ def _earlier(graph: ir.Graph, layer: Linear, shapes: dict[ir.Value, Shape]) -> b
     if gather is None or layer.y not in shapes:
         return False
     rows, index = gather.inputs
+    assert rows is not None
     there, taken = shapes.get(rows, ()), shapes[gather.outputs[0]]
     if len(there) != 3 or there[2] != layer.inputs or there[1] > taken[1]:
         return False
-    assert rows is not None
     computed = layer.of(rows)
     again = ir.node("Gather", [computed[-1].outputs[0], index], attributes={"axis": 1})
     shaped = ir.node("Reshape", [again.outputs[0], integers(graph, -1, *shapes[layer.y][1:])])
@@ -51,6 +51,7 @@ def _later(graph: ir.Graph, layer: Linear, shapes: dict[ir.Value, Shape]) -> boo
     if gather is None:
         return False
     rows, index = gather.inputs
+    assert rows is not None
     there, taken = shapes.get(rows, ()), shapes[gather.outputs[0]]
     if len(there) != 3 or there[2] != layer.outputs or there[1] < taken[1]:
         return False

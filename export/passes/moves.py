@@ -115,8 +115,8 @@ def number_nodes(
 
     arrays: what `move` found for the row numbers. What a Pad adds has the number `rows`.
     """
-    first = ir.node("Range", [constant(graph, np.int32(edge)) for edge in (0, rows, 1)])
-    source = next(x for x in nodes[0].inputs if x in arrays)
+    first = ir.node("Range", [constant(graph, np.array(edge, np.int32)) for edge in (0, rows, 1)])
+    source = next(x for x in nodes[0].inputs if x is not None and x in arrays)
     start = _reshaped(graph, first.outputs[0], arrays[source].shape)
     made, numbers = [first, start], {source: start.outputs[0]}
     for node in nodes:
@@ -125,7 +125,7 @@ def number_nodes(
             if not is_copy(node):
                 made.append(_reshaped(graph, inputs[0], arrays[output].shape))
             elif node.op_type == "Pad":
-                made.append(ir.node("Pad", [*inputs[:2], constant(graph, np.int32(rows))]))
+                made.append(ir.node("Pad", [*inputs[:2], constant(graph, np.array(rows, np.int32))]))
             elif node.op_type == "Split":
                 made.append(_part(graph, node, inputs[0], arrays, output))
             else:
