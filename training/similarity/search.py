@@ -16,7 +16,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from ptsa_serve.task_tree import TaskTree
-from training.accounting.account import account
+from training.accounting.account import account, trained
 from training.build import build
 from training.data import DATASETS
 from training.data.labels import LABELS, labelled
@@ -74,7 +74,7 @@ def find_tree(config: SimilarityConfig, sets: Mapping[str, PhotoSet] | None = No
     model = load_checkpoint(heads).to(fabric.device)
     search = _Search(config, warm, sets, balance(sets, model, fabric.device))
     similarity = _measured(search, model, {"observations": config.observations, "decoders": read_info(heads)}, seconds)
-    choice = choose_tree(similarity, config, _costs(config, warm))
+    choice = choose_tree(similarity, config, _costs(config, model.config))
     return save_report(similarity, choice, config, _seconds_a_step(search, fabric, choice.tree))
 
 
@@ -171,18 +171,17 @@ def _losses(model: PTSAModel, balance: Mapping[str, Tensor], batches: Batches) -
     return found
 
 
-def _costs(config: SimilarityConfig, warm: FitConfig) -> dict[str, Callable[[TaskTree], float]]:
-    records = build(warm).config.tasks
+def _costs(config: SimilarityConfig, decoders: ModelConfig) -> dict[str, Callable[[TaskTree], float]]:
+    def adapted(tree: TaskTree) -> ModelConfig:
+        return replace(decoders, tree=tree, method="ptsa", options={"rank": config.rank, **config.options})
 
-    def counted(tree: TaskTree) -> Any:
-        options = {"rank": config.rank, **config.options}
-        return account(
-            ModelConfig(config.backbone, tree, "ptsa", options, config.decoder, config.width, records), COUNTED_AT
-        )
+    def trainable(tree: TaskTree) -> float:
+        with torch.device("meta"):
+            return sum(trained(PTSAModel(adapted(tree))).values())
 
     return {
-        "trainable parameters": lambda tree: counted(tree).trainable,
-        "multiply-adds": lambda tree: counted(tree).multiply_adds,
+        "trainable parameters": trainable,
+        "multiply-adds": lambda tree: account(adapted(tree), COUNTED_AT).multiply_adds,
     }
 
 
