@@ -18,10 +18,11 @@ from benchmarks.service import measure_load, measure_memory, measure_requests
 from benchmarks.suites import SUITES
 from benchmarks.training_speed import measure_training_speed
 from ptsa_serve.artifact import Artifact, default_artifact
-from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import PTSAError
 from ptsa_serve.files import replace_file
+from ptsa_serve.loading import load_predictor
 from ptsa_serve.predictor import Predictor
+from ptsa_serve.settings import Settings
 from training.backbones import known_backbones
 from training.data import DATASETS
 from training.methods import METHODS
@@ -53,6 +54,7 @@ _out = click.option(
     callback=_new_or_measurement,
     help="also write the figures to this JSON file",
 )
+_rounds = click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1))
 _data = click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="folder of the data set")
 _set = click.option("--set", "name", type=click.Choice(list(DATASETS)), required=True)
 _split = click.option("--split", default="val", show_default=True)
@@ -60,6 +62,10 @@ _split = click.option("--split", default="val", show_default=True)
 
 def _artifact(model: Path | None) -> Artifact:
     return Artifact.open(model or default_artifact())
+
+
+def _predictor(model: Path | None, threads: int) -> Predictor:
+    return load_predictor(Settings.model_validate({"model": model, "threads": threads}))
 
 
 def _report(measurement: Measurement, out: Path | None) -> None:
@@ -109,6 +115,20 @@ def memory(model: Path | None, threads: int, out: Path | None, count: int) -> No
     _report(measure_memory(_artifact(model), threads=threads, requests=count), out)
 
 
+@main.command(help="Which server gives the most photos a second from the same graph? Needs the extra `rivals`.")
+@_model
+@_threads
+@_out
+@click.option("--clients", default=16, show_default=True)
+@click.option("--requests", "count", default=48, show_default=True, help="of each server in a round")
+@_rounds
+def rivals(model: Path | None, threads: int, out: Path | None, clients: int, count: int, rounds: int) -> None:
+    from benchmarks.rivals.measure import measure_rivals
+
+    artifact = _artifact(model)
+    _report(measure_rivals(artifact, threads=threads, clients=clients, requests=count, rounds=rounds), out)
+
+
 @main.command(help="How good are the served maps on a labelled split?")
 @_model
 @_threads
@@ -118,9 +138,7 @@ def memory(model: Path | None, threads: int, out: Path | None, count: int) -> No
 @_split
 @click.option("--limit", default=0, type=click.IntRange(min=0), help="about so many photos, evenly spread; 0 = all")
 def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, name: str, split: str, limit: int) -> None:
-    artifact = _artifact(model)
-    predictor = Predictor(artifact, load_engine("onnxruntime", artifact, threads))
-    _report(measure_accuracy(predictor, name=name, root=root, split=split, limit=limit), out)
+    _report(measure_accuracy(_predictor(model, threads), name=name, root=root, split=split, limit=limit), out)
 
 
 @main.command(help="How good is a predictor that does not look at the photo?")
@@ -162,13 +180,11 @@ def methods(suite: str, data: dict[str, Path], start: Path, runs: Path, results:
 def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Path) -> None:
     if out.exists() and any(photo.exists() and out.samefile(photo) for photo in photos):
         raise click.UsageError(f"--out {out} is one of the photos, which it would replace; name another file")
-    artifact = _artifact(model)
-    draw(Predictor(artifact, load_engine("onnxruntime", artifact, threads)), photos, out)
+    draw(_predictor(model, threads), photos, out)
 
 
 _decoder = click.option("--decoder", type=click.Choice(list(DECODERS)), default="hrnet", show_default=True)
 _rank = click.option("--rank", default=16, show_default=True, type=click.IntRange(min=0, max=1024))
-_rounds = click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1))
 
 
 def _side(ctx: click.Context, param: click.Parameter, side: int) -> int:

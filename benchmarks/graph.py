@@ -1,10 +1,9 @@
 """How well does the graph use the machine, and what does one graph for all tasks save against one graph a task?
 
-`graph_ms` is the engine as it is served. `graph_default_options_ms` is the same graph with ONNX Runtime's own options,
-which are faster and take more memory (the table in `ptsa_serve/engines/onnxruntime.py`). The single-task graphs are cut
-out of the shipped graph, each what an export of that one task would be, and run with the options that are served. The
-graph's multiply-adds are counted in the ONNX file itself. The ceiling is a square fp32 product of the same run and the
-same threads, by the faster of ONNX Runtime and NumPy. All runs alternate; figures are medians.
+`graph_ms` is the engine as it is served, `graph_default_options_ms` the same graph with ONNX Runtime's own options. The
+single-task graphs are cut out of the shipped graph, as the engine does for a request of that one task. The graph's
+multiply-adds are counted in the ONNX file itself. The ceiling is a square fp32 product of the same run and the same
+threads, by the faster of ONNX Runtime and NumPy. All runs alternate; figures are medians.
 """
 
 import math
@@ -16,8 +15,8 @@ from onnx import TensorProto, helper, shape_inference
 
 from benchmarks.measurement import Measurement, alternate
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
-from ptsa_serve.engines.onnxruntime import session_options
+from ptsa_serve.engines import EngineOptions, load_engine
+from ptsa_serve.variants import Variant
 
 __all__ = ["measure_graph"]
 
@@ -26,19 +25,16 @@ _SQUARE = 2048
 
 def measure_graph(artifact: Artifact, *, size: tuple[int, int], threads: int, rounds: int) -> Measurement:
     """Times the graph of `size` (H, W), one graph for each of its tasks, and a matrix product, in turn."""
-    engine = load_engine("onnxruntime", artifact, threads)
-    model = onnx.load(artifact.graph_path(size), load_external_data=False)
-    arrays = artifact.initializers()
-    tasks = [output.name for output in model.graph.output]
-    graphs = {task: cut(model, task) for task in tasks}
-    adds = {name: multiply_adds(graph) for name, graph in {"all": model, **graphs}.items()}
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=threads))
+    variant = artifact.variants.choose(artifact.variants.form(), size, tasks := tuple(artifact.manifest.task_table()))
+    graphs = {"all": artifact.graph(variant)} | {task: artifact.graph(variant, [task]) for task in tasks}
+    adds = {name: multiply_adds(onnx.load_model_from_string(graph.data)) for name, graph in graphs.items()}
     photo = np.random.default_rng(0).integers(0, 255, (1, *size, 3), dtype=np.uint8)
     runs: dict[str, Callable[[], object]] = {"all": lambda: engine.run(photo)}
-    feeds = {model.graph.input[0].name: photo}
-    runs["default_options"] = _runner(model, arrays, threads, feeds, served=False)
-    runs |= {task: _runner(graph, arrays, threads, feeds, served=True) for task, graph in graphs.items()}
+    runs["default_options"] = _default_options(artifact, variant, threads, photo)
+    runs |= {task: lambda task=task: engine.run(photo, [task]) for task in tasks}
     square = np.random.default_rng(0).standard_normal((_SQUARE, _SQUARE), dtype=np.float32)
-    runs["product_ort"] = _runner(_product_graph(), {}, threads, {"a": square, "b": square}, served=False)
+    runs["product_ort"] = _product(square, threads)
     runs["product_numpy"] = lambda: square @ square
     ms = alternate(runs, rounds)
     engine.close()
@@ -65,22 +61,6 @@ def measure_graph(artifact: Artifact, *, size: tuple[int, int], threads: int, ro
     return Measurement("How well does one graph use the machine, against a graph a task?", figures, conditions)
 
 
-def cut(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
-    """The part of a graph that one output needs."""
-    needed, nodes = {output}, []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            nodes.append(node)
-            needed.update(node.input)
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.node[:], part.graph.initializer[:], part.graph.output[:]
-    part.graph.node.extend(reversed(nodes))
-    part.graph.initializer.extend(t for t in model.graph.initializer if t.name in needed)
-    part.graph.output.extend(o for o in model.graph.output if o.name == output)
-    return part
-
-
 def multiply_adds(model: onnx.ModelProto) -> int:
     """Multiply-adds of a graph's matrix products and convolutions for one photo."""
     inferred = onnx.ModelProto()
@@ -104,24 +84,30 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     return total
 
 
-def _runner(
-    model: onnx.ModelProto, arrays: dict[str, np.ndarray], threads: int, feeds: dict, *, served: bool
-) -> Callable[[], object]:
-    """Runs a graph with the options of the served engine, or with ONNX Runtime's own on as many threads."""
+def _default_options(artifact: Artifact, variant: Variant, threads: int, photo: np.ndarray) -> Callable[[], object]:
+    """Runs the graph with ONNX Runtime's own options on as many threads."""
     import onnxruntime as ort  # the engine has it imported already, in its own way
 
-    used = [t.name for t in model.graph.initializer if t.name in arrays]
-    values = {name: ort.OrtValue.ortvalue_from_numpy(arrays[name]) for name in used}
-    if served:
-        options = session_options(ort, threads, values)
-    else:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        if used:
-            options.add_external_initializers(used, list(values.values()))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    graph = artifact.graph(variant)
+    arrays = artifact.weights(variant).make(graph.weights)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    if arrays:
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), values)
+    session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
     # The session does not keep the arrays alive: the default argument does.
-    return lambda keep=values: session.run(None, feeds)
+    return lambda keep=arrays: session.run(None, {artifact.manifest.input.name: photo})
+
+
+def _product(side: np.ndarray, threads: int) -> Callable[[], object]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    data = _product_graph().SerializeToString()
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"a": side, "b": side})
 
 
 def _product_graph() -> onnx.ModelProto:

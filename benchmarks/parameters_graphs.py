@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.measurement import alternate
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from training.accounting.account import effective_tensors
 from training.network.model import ModelConfig, PTSAModel
 from training.network.plan import make_plan
@@ -43,7 +43,10 @@ def graph_key(config: ModelConfig, size: Size) -> str:
 
 def latencies(artifacts: Mapping[str, Artifact], size: Size, *, threads: int, rounds: int) -> dict[str, float]:
     """Milliseconds of one photo by each graph on the engine as it is served: medians of runs in turn."""
-    engines = {name: load_engine("onnxruntime", artifact, threads) for name, artifact in artifacts.items()}
+    engines = {
+        name: load_engine("onnxruntime", artifact, EngineOptions(threads=threads))
+        for name, artifact in artifacts.items()
+    }
     photo = np.random.default_rng(0).integers(0, 255, (1, *size, 3), dtype=np.uint8)
     try:
         return alternate({name: lambda e=engine: e.run(photo) for name, engine in engines.items()}, rounds)

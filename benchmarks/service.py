@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.measurement import Measurement, median_ms
 from benchmarks.server import Server, running_server
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import Engine, load_engine
+from ptsa_serve.engines import Engine, EngineOptions, load_engine
 
 __all__ = ["measure_load", "measure_memory", "measure_requests", "photo_640"]
 
@@ -68,7 +68,7 @@ def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measur
 def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: int) -> Measurement:
     """Closed loop of `clients`, in rounds; the engine alone is timed on the idle machine before and after each."""
     data = photo_640(artifact)
-    engine = load_engine("onnxruntime", artifact, threads)
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=threads))
     rounds = max(1, requests // (_ROUND * clients))
     rates, ratios, statuses = [], [], []
     with running_server(PTSA_THREADS=str(threads), PTSA_QUEUE=str(4 * clients)) as server:

@@ -10,7 +10,7 @@ from export.emit import emit
 from export.fold import Folded, fold
 from export.passes import Externalise, tidy
 from export.weights import compact, weight_bytes
-from ptsa_serve.artifact import ArtifactFile, external_layout
+from ptsa_serve.artifact import ArtifactFile, external_data, external_layout
 from training.network.model import PTSAModel
 
 __all__ = ["SIZES", "WEIGHTS", "Graph", "build_graph", "files_of"]
@@ -52,7 +52,7 @@ def files_of(graphs: Sequence[Graph]) -> list[ArtifactFile]:
     layout = external_layout(weight_bytes(folded, names))
     files = []
     for graph in graphs:
-        Externalise(graph.weights, layout)(graph.model)
+        Externalise(graph.weights, layout, external_data(WEIGHTS))(graph.model)
         height, width = graph.size
         data = ir.to_proto(graph.model).SerializeToString()
         attributes = {

@@ -13,7 +13,7 @@ import torch
 from export.graphs import build_graph, files_of
 from export.manifest import describe, with_costs
 from ptsa_serve.artifact import Artifact, write_artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.errors import PTSAError
 from training.network.checkpoint import load_checkpoint, save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
@@ -52,7 +52,7 @@ def compiled(config: ModelConfig, size: Size, folder: Path) -> Artifact:
 
 def milliseconds(artifact: Artifact, size: Size, *, threads: int, rounds: int = 11) -> float:
     """The median of `rounds` runs of one photo, after one that does not count."""
-    engine = load_engine("onnxruntime", artifact, threads)
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=threads))
     photo = np.zeros((1, *size, 3), np.uint8)
     times = []
     try:

@@ -11,11 +11,12 @@ import torch
 
 from export.errors import ParityError
 from export.fold import FoldedNetwork
+from ptsa_serve.difference import difference
 from ptsa_serve.tasks import Kind, Task
 from training.network.heads import finish
 from training.network.model import PTSAModel
 
-__all__ = ["TOLERANCES", "Comparison", "check", "compare", "measure"]
+__all__ = ["TOLERANCES", "Comparison", "check", "measure"]
 
 # Largest difference that is let through: share of pixels with another class; metres, unit vectors and probabilities
 # absolute. fp32 kernels that add in another order differ by 1e-6 to 1e-5.
@@ -52,16 +53,6 @@ class Comparison:
         )
 
 
-def compare(task: Task, one: np.ndarray, other: np.ndarray) -> float:
-    """Difference of two maps of `task`: infinite where shape or type differ or a value is not finite."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return float("inf")
-    if task.kind == "classes":
-        return float(np.mean(one != other))
-    difference = float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64))))
-    return difference if np.isfinite(difference) else float("inf")
-
-
 def measure(
     model: PTSAModel, network: FoldedNetwork, run: Callable[[np.ndarray], Maps], photos: Sequence[np.ndarray]
 ) -> list[Comparison]:
@@ -77,7 +68,7 @@ def measure(
         for pair in (("training form", "folded"), ("folded", "engine"), ("training form", "engine")):
             for name, task in network.tasks.items():
                 one, other = (forms[form].get(name, np.empty(0)) for form in pair)
-                worst[name, pair] = max(worst.get((name, pair), 0.0), compare(task, one, other))
+                worst[name, pair] = max(worst.get((name, pair), 0.0), difference(task.kind, one, other).worst)
     return [
         Comparison(network.tasks[name], pair, network.size, difference) for (name, pair), difference in worst.items()
     ]

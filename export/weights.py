@@ -1,10 +1,9 @@
 """The compact file of weights: what the folded weights were made from, in fp16 wherever nothing is lost by it.
 
 The graphs of all sizes read the same weights, fp32 and folded: a copy of the shared layers for each branch. The file
-holds the frozen layers once and the small factors of each branch; `ptsa_serve.artifact` folds when it opens it.
+holds the frozen layers once and the small factors of each branch; `ptsa_serve.weights` folds them for the engine.
 """
 
-import json
 from collections.abc import Iterable
 
 import torch
@@ -13,30 +12,30 @@ from torch import Tensor
 
 from export.fold import Folded
 from export.passes import TRANSPOSED
+from ptsa_serve.weights import Recipe, metadata
 
 __all__ = ["compact", "weight_bytes"]
 
 
 def compact(folded: Folded, names: Iterable[str]) -> bytes:
-    """A safetensors file from which `Artifact.initializers` makes the weights `names` of the graphs, in this order.
+    """A safetensors file from which `WeightsFile` makes the weights `names` of the graphs, in this order.
 
     names: a parameter's, with `TRANSPOSED` behind it where the graphs hold it so.
     """
     parameters = dict(folded.network.named_parameters(remove_duplicate=False))
     tensors: dict[str, Tensor] = {}
-    recipes: dict[str, dict] = {}
+    recipes: dict[str, Recipe] = {}
     for name in names:
         parameter = name.removesuffix(TRANSPOSED)
-        recipe: dict = {"transpose": True} if name.endswith(TRANSPOSED) else {}
+        transpose = name.endswith(TRANSPOSED)
         if origin := folded.origins.get(parameter):
-            recipe |= {"base": origin.base, "up": origin.up, "down": origin.down, "scale": origin.scale}
+            recipes[name] = Recipe(origin.base, origin.up, origin.down, origin.scale, transpose)
             tensors |= {key: folded.tensors[key] for key in (origin.base, origin.up, origin.down)}
         else:
-            recipe |= {"base": parameter}
+            recipes[name] = Recipe(parameter, transpose=transpose)
             tensors[parameter] = parameters[parameter]
-        recipes[name] = recipe
-    metadata = {"format": "pt", "initializers": json.dumps(recipes, separators=(",", ":"))}
-    return save({key: _smallest(tensor) for key, tensor in sorted(tensors.items())}, metadata=metadata)
+    kept = {key: _smallest(tensor) for key, tensor in sorted(tensors.items())}
+    return save(kept, metadata=metadata(recipes))
 
 
 def weight_bytes(folded: Folded, names: Iterable[str]) -> dict[str, int]:

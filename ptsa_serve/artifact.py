@@ -1,29 +1,29 @@
-"""The folder of one model: manifest.json, a graph for each size, the weights they share, a sample with its maps.
+"""The folder of one model: manifest.json, graphs, the weights they share, a sample with its maps.
 
-Weights are kept compact (`weights.safetensors`, fp16 mostly) and folded when opened: W = base + scale * up @ down.
-The graphs name these tensors as external data, which an engine hands over by name; no file of them need exist. Every
-graph must use every one of them (ONNX Runtime refuses a name that a graph lacks); what differs by size stays inline.
+The graphs name their large tensors as external data, which an engine hands over by name (`ptsa_serve.weights`); no file
+of that data need exist. What differs by size stays inline.
 """
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ptsa_serve.errors import ArtifactError, ManifestError
 from ptsa_serve.files import replace_folder, write_file
+from ptsa_serve.graphs import Graph, cut
 from ptsa_serve.manifest import FileRecord, Manifest, Role
+from ptsa_serve.variants import Variant, Variants
+from ptsa_serve.weights import WeightsFile
 
-__all__ = ["EXTERNAL_DATA", "Artifact", "ArtifactFile", "default_artifact", "external_layout", "write_artifact"]
+__all__ = ["Artifact", "ArtifactFile", "default_artifact", "external_data", "external_layout", "write_artifact"]
 
-EXTERNAL_DATA = "model.onnx.data"
 # Offsets of external data: whole cache lines, so that a mapped file gives aligned tensors.
 _ALIGNMENT = 64
 _AGAIN = "copy the folder again, or make it again with `python -m export`"
@@ -68,31 +68,25 @@ class Artifact:
                 artifact._check(record)
         return artifact
 
-    def graph_path(self, size: tuple[int, int]) -> Path:
-        """The ONNX file for images of `size` (H, W). Raises ArtifactError, naming the sizes that exist."""
-        for record in self.manifest.files:
-            if record.role == "graph" and (record.height, record.width) == size:
-                return self.folder / record.path
-        raise ArtifactError(f"{self.folder} has no graph for {size}; sizes: {list(self.manifest.input.sizes)}")
+    @cached_property
+    def variants(self) -> Variants:
+        """The graphs of this model."""
+        return self.manifest.variants()
 
-    def initializers(self) -> dict[str, np.ndarray]:
-        """The large weights by the names that the graphs give them: float32, C-contiguous, folded.
+    def graph(self, variant: Variant, tasks: Sequence[str] | None = None) -> Graph:
+        """The graph of `variant`, cut to `tasks` (None: all that it has).
 
-        Two names with the same recipe share one array. Raises ArtifactError if the weights file cannot be
-        read.
+        Raises ArtifactError for a file that is no ONNX graph.
         """
-        path = self._path("weights")
+        path = self.folder / variant.path
         try:
-            with safe_open(path, framework="numpy") as weights:
-                recipes = json.loads((weights.metadata() or {})["initializers"])
-                made: dict[str, np.ndarray] = {}
-                for recipe in recipes.values():
-                    key = json.dumps(recipe, sort_keys=True)
-                    if key not in made:
-                        made[key] = _fold(weights, recipe)
-                return {name: made[json.dumps(recipe, sort_keys=True)] for name, recipe in recipes.items()}
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"{path} cannot be read ({error}); {_AGAIN}") from error
+            return cut(path.read_bytes(), variant.tasks if tasks is None else tasks)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}); {_AGAIN}") from None
+
+    def weights(self, variant: Variant) -> WeightsFile:
+        """The file of the large tensors of `variant`. Raises ArtifactError if it cannot be read."""
+        return self._weights(variant.weights)
 
     def sample(self) -> tuple[bytes, dict[str, np.ndarray]]:
         """The sample photo (bytes of a JPEG) and its maps by task at model size, without a batch axis."""
@@ -107,18 +101,21 @@ class Artifact:
         """Write the graphs and a real model.onnx.data into the new folder `out`, as any ONNX runtime reads
         them.
         """
-        arrays = self.initializers()
-        layout = external_layout({name: array.nbytes for name, array in arrays.items()})
         with replace_folder(out) as folder:
-            for size in self.manifest.input.sizes:
-                path = self.graph_path(size)
-                write_file(folder / path.relative_to(self.folder), path.read_bytes())
-            with (folder / EXTERNAL_DATA).open("wb") as data:
-                for name, array in arrays.items():
-                    data.seek(layout[name][0])
-                    data.write(array.data.cast("B"))
-                data.flush()
-                os.fsync(data.fileno())
+            for variant in self.variants.all:
+                write_file(folder / variant.path, (self.folder / variant.path).read_bytes())
+            for path in sorted({variant.weights for variant in self.variants.all}):
+                file = self._weights(path)
+                _write_arrays(folder / external_data(path), file.make(file.recipes))
+
+    def _weights(self, path: str) -> WeightsFile:
+        if path not in self._opened:
+            self._opened[path] = WeightsFile.open(self.folder / path)
+        return self._opened[path]
+
+    @cached_property
+    def _opened(self) -> dict[str, WeightsFile]:
+        return {}
 
     def _path(self, role: Role) -> Path:
         for record in self.manifest.files:
@@ -140,17 +137,23 @@ class Artifact:
             raise ArtifactError(f"{path} was changed: its sha256 is not the manifest's; {_AGAIN}")
 
 
-def _fold(weights: Any, recipe: Mapping[str, Any]) -> np.ndarray:
-    """fp32(base) + scale * fp32(up) @ fp32(down), transposed if said; up (out, r), down (r, in)."""
-    weight = weights.get_tensor(recipe["base"]).astype(np.float32)
-    if recipe.get("up"):
-        up, down = (weights.get_tensor(recipe[key]).astype(np.float32) for key in ("up", "down"))
-        weight += np.float32(recipe.get("scale", 1.0)) * (up @ down)
-    return np.ascontiguousarray(weight.T if recipe.get("transpose") else weight)
+def external_data(weights: str) -> str:
+    """The file that graphs name as the place of the tensors of `weights`: model.onnx.data, model-int8.onnx.data."""
+    return f"model{PurePosixPath(weights).stem.removeprefix('weights')}.onnx.data"
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    layout = external_layout({name: array.nbytes for name, array in arrays.items()})
+    with path.open("wb") as data:
+        for name, array in arrays.items():
+            data.seek(layout[name][0])
+            data.write(array.data.cast("B"))
+        data.flush()
+        os.fsync(data.fileno())
 
 
 def external_layout(lengths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Where each initializer lies in model.onnx.data: name -> (offset, length) in bytes, in the order given.
+    """Where each initializer lies in its file: name -> (offset, length) in bytes, in the order given.
 
     The graphs must name the same places: export writes them with this function, in the order of the weights
     file.

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +19,6 @@ from ptsa_serve import __version__
 from ptsa_serve.errors import PTSAError, RequestError
 
 if TYPE_CHECKING:
-    from ptsa_serve.predictor import Predictor
     from ptsa_serve.settings import Settings
 
 __all__ = ["main"]
@@ -70,8 +70,9 @@ def main() -> None:
     ptsa predict photo.jpg maps/      maps of one photo, as PNG files
     ptsa serve                        the same over HTTP, with a page at /ui
     ptsa info                         what the model is and how good it is
+    ptsa tune                         which engine is the fastest on this machine
 
-    PTSA_* variables set the defaults of all three (PTSA_MODEL, PTSA_ENGINE, PTSA_THREADS, ...); `ptsa serve --help`
+    PTSA_* variables set the defaults of all (PTSA_MODEL, PTSA_ENGINE, PTSA_THREADS, ...); `ptsa serve --help`
     lists them.
     """
 
@@ -80,7 +81,9 @@ def _model_options(command: Any) -> Any:
     """Options of every command; each stands for the PTSA_* variable of its name."""
     for option in (
         click.option("--threads", type=click.IntRange(0, 1024), help="Threads of one run; 0: one a core."),
-        click.option("--engine", help="Runtime: onnxruntime (default)."),
+        click.option("--branches", help="Form of the model's branches: folded or low_rank; default: the fastest here."),
+        click.option("--precision", help="Numbers to compute in: fp32, fp16, bf16 or int8; default: the fastest here."),
+        click.option("--engine", help="Runtime, as `ptsa tune` lists them; auto (default): the fastest here."),
         click.option("--model", type=click.Path(path_type=Path), help="Folder of a model; default: the one shipped."),
     ):
         command = option(command)
@@ -142,6 +145,7 @@ def predict(photos, out, tasks, renders, form, size, **model_options) -> None:
     """
     from ptsa_serve.artifact import default_artifact
     from ptsa_serve.images import SUFFIXES
+    from ptsa_serve.loading import load_predictor
     from ptsa_serve.photo_folders import shown
     from ptsa_serve.predict_files import check_outputs, explain, file_names, plan, predict_file
 
@@ -154,7 +158,7 @@ def predict(photos, out, tasks, renders, form, size, **model_options) -> None:
         where = ", ".join(map(shown, photos))
         known = ", ".join(sorted(SUFFIXES))
         raise click.ClickException(f"found no photo below {where}; name files, or a folder that holds some ({known})")
-    predictor = _load(settings)
+    predictor = load_predictor(settings)
     names = predictor.choose([name.strip() for name in tasks.split(",")] if tasks else None)
     check_outputs(jobs, file_names(names, **chosen), settings.model or default_artifact())
     failures = []
@@ -193,36 +197,44 @@ def _unwound_when_ended() -> Iterator[None]:
 @_model_options
 def info(as_json, **model_options) -> None:
     """Describe the model: tasks, tree of task groups, parameters, figures; check that it runs here."""
-    settings = _settings(model_options)
-    predictor = _load(settings)
+    from ptsa_serve.describe import model_lines
+    from ptsa_serve.loading import load_predictor
+
+    predictor = load_predictor(_settings(model_options))
     errors = predictor.verify()
     description = predictor.info()
     if as_json:
         click.echo(json.dumps({**description, "sample_error": errors}, indent=2))
         return
-    for line in _lines(description, errors):
+    for line in model_lines(description, errors):
         click.echo(line)
 
 
-def _lines(description: dict[str, Any], errors: dict[str, float]) -> list[str]:
-    counts, engine = description["counts"], description["engine"]
-    sizes = ", ".join(f"{width}x{height}" for height, width in description["input"]["sizes"])
-    lines = [f"{description['name']}@{description['version']}, on {description['backbone']['name']}", "tasks"]
-    for task in description["tasks"]:
-        classes = f", {len(task['classes'])} classes" if task.get("classes") else ""
-        lines.append(f"  {task['name']:<14}{task['kind']}{' in ' + task['unit'] if task.get('unit') else ''}{classes}")
-    lines.append("tree (tasks that share an adapter, stage by stage)")
-    for number, stage in enumerate(description["tree"]["stages"], 1):
-        lines.append(f"  stage {number}       {' | '.join(', '.join(group) for group in stage)}")
-    parts = ", ".join(f"{counts[key] / 1e6:.2f} M {key}" for key in ("frozen", "trainable", "deployed"))
-    lines += [f"parameters      {parts}", f"grids           {sizes}"]
-    lines += [f"multiply-adds   {number / 1e9:.2f} G at {size}" for size, number in counts["multiply_adds"].items()]
-    for metric in description["metrics"]:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in metric.get("figures", {}).items())
-        lines.append(f"figures         {metric.get('data')} {metric.get('split')}: {figures}")
-    worst = max(errors.values())
-    lines.append(f"engine          {engine['name']} {engine['version']}, reproduces the sample (worst {worst:.2g})")
-    return lines
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, the fastest first.")
+@click.option("--seconds", type=click.FloatRange(0), default=8.0, show_default=True, help="To measure for, in all.")
+@_model_options
+def tune(as_json, seconds, **model_options) -> None:
+    """Time every engine that is installed, in every form of the model, and remember the fastest for `auto`.
+
+    Each must reproduce the model's sample first. `ptsa serve` does this by itself at its first start on a machine.
+    """
+    from ptsa_serve.describe import timing_line
+    from ptsa_serve.engines import EngineOptions
+    from ptsa_serve.loading import open_artifact
+    from ptsa_serve.selection import candidates, fastest, remember, time_engines
+
+    settings = _settings(model_options)
+    artifact = open_artifact(settings)
+    options = EngineOptions(settings.threads, precision=settings.precision, branches=settings.branches)
+    found = candidates(artifact, options)
+    timings = time_engines(artifact, found, seconds=seconds)
+    if as_json:
+        click.echo(json.dumps([asdict(timing) for timing in timings], indent=2))
+        return
+    for timing in timings:
+        click.echo(timing_line(timing))
+    remember(artifact, found, fastest(timings))
 
 
 class _Serve(click.Command):
@@ -252,11 +264,12 @@ def serve(host, port, **model_options) -> None:
     PTSA_API_KEY=a-long-secret PTSA_QUEUE=16 ptsa serve --host 0.0.0.0
     """
     from ptsa_serve.launch import command, environment, find_address
+    from ptsa_serve.loading import load_predictor
 
     settings = _settings(model_options)
     arguments = command(SERVICE, find_address(host, port), port)
     environ = environment(_environ(model_options), settings)
-    _load(settings).engine.close()
+    load_predictor(settings).engine.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *arguments], environ)
@@ -274,13 +287,3 @@ def _settings(options: dict[str, Any]) -> "Settings":
     from ptsa_serve.settings import Settings
 
     return Settings.load(_environ(options))
-
-
-def _load(settings: "Settings") -> "Predictor":
-    """The checked model on its engine. Raises ArtifactError, ManifestError, EngineError."""
-    from ptsa_serve.artifact import Artifact, default_artifact
-    from ptsa_serve.engines import load_engine
-    from ptsa_serve.predictor import Predictor
-
-    artifact = Artifact.open(settings.model or default_artifact())
-    return Predictor(artifact, load_engine(settings.engine, artifact, settings.threads), settings.limits())

@@ -5,14 +5,17 @@ server.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ptsa_serve.errors import ManifestError
+from ptsa_serve.sizes import AnySize
 from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import Color, Kind, Task
+from ptsa_serve.variants import Branches, Form, Precision, Variant, Variants
 
 __all__ = ["FORMAT", "Backbone", "Counts", "FileRecord", "InputSpec", "Manifest", "Role", "TaskRecord", "Tree"]
 
@@ -27,14 +30,30 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
+class AnySizeRecord(_Record):
+    """Sides that graphs without a size take: multiples of `multiple`, up to `pixels` in all."""
+
+    multiple: int = Field(ge=1)
+    pixels: int = Field(ge=1)
+
+
 class InputSpec(_Record):
-    """What a graph takes: `sizes` are (H, W) of the images, one graph each; the batch axis is dynamic."""
+    """What the graphs take: `sizes` are (H, W) of images with graphs of their own, `any_size` the rule for the others;
+    the batch axis is dynamic.
+    """
 
     name: str = "image"
     layout: Literal["NHWC"] = "NHWC"
     dtype: Literal["uint8"] = "uint8"
     color: Literal["RGB"] = "RGB"
-    sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
+    sizes: tuple[tuple[int, int], ...] = ()
+    any_size: AnySizeRecord | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.sizes and self.any_size is None:
+            raise ValueError("neither sizes nor any_size: the model takes no image")
+        return self
 
 
 class TaskRecord(_Record):
@@ -105,7 +124,11 @@ class Backbone(_Record):
 
 
 class FileRecord(_Record):
-    """One file of the folder. A graph has `height` and `width`, its entry of `InputSpec.sizes`."""
+    """One file of the folder.
+
+    Of a graph: `height` and `width`, its entry of `InputSpec.sizes`, or neither for one of any size; its form; the
+    outputs that it has, unless all of the model's; the file of its weights, unless there is but one.
+    """
 
     path: str
     role: Role
@@ -113,9 +136,10 @@ class FileRecord(_Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     height: int | None = None
     width: int | None = None
-    precision: str | None = None
-    branches: str | None = None
+    precision: Precision | None = None
+    branches: Branches | None = None
     tasks: tuple[str, ...] | None = None
+    weights: str | None = None
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
@@ -183,6 +207,23 @@ class Manifest(_Record):
             + "\n"
         )
 
+    def variants(self) -> Variants:
+        """The graphs among `files`."""
+        weights = next((record.path for record in self.files if record.role == "weights"), "")
+        rule = self.input.any_size
+        graphs = tuple(
+            Variant(
+                record.path,
+                record.weights or weights,
+                (record.height, record.width) if record.height and record.width else None,
+                Form(record.precision or "fp32", record.branches or "folded"),
+                record.tasks or tuple(task.name for task in self.tasks),
+            )
+            for record in self.files
+            if record.role == "graph"
+        )
+        return Variants(graphs, AnySize(rule.multiple, rule.pixels) if rule else None)
+
     def task_table(self) -> dict[str, Task]:
         """The tasks by name, in the model's order."""
         return {record.name: record.task() for record in self.tasks}
@@ -197,8 +238,23 @@ class Manifest(_Record):
         paths = [record.path for record in self.files]
         if len(set(paths)) != len(paths):
             raise ValueError(f"files repeat a path: {sorted(paths)}")
-        graphs = {(record.height, record.width) for record in self.files if record.role == "graph"}
-        if self.files and graphs != set(self.input.sizes):
-            found, wanted = sorted(graphs, key=str), sorted(self.input.sizes)
-            raise ValueError(f"graphs are there for sizes {found}, input.sizes are {wanted}")
         return self
+
+    @model_validator(mode="after")
+    def _graphs_agree(self) -> Self:
+        if not self.files:
+            return self
+        variants = self.variants()
+        found = {variant.size for variant in variants.all}
+        wanted = {*self.input.sizes, *([None] if self.input.any_size else [])}
+        if found != wanted:
+            raise ValueError(f"graphs are there for sizes {_text(found)}, input.sizes are {_text(wanted)}")
+        names = {record.name for record in self.tasks}
+        for variant in variants.all:
+            if not set(variant.tasks) <= names:
+                raise ValueError(f"{variant.path} has tasks {list(variant.tasks)}, the model has {sorted(names)}")
+        return self
+
+
+def _text(sizes: Iterable[tuple[int, int] | None]) -> str:
+    return ", ".join(sorted("any" if size is None else f"{size[0]}x{size[1]}" for size in sizes))

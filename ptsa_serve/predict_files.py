@@ -115,7 +115,7 @@ def predict_file(
     """
     data = _read(job.photo, predictor.limits.max_bytes)
     prepared = predictor.prepare(data, keep_image=form == "png" and "overlay" in renders)
-    prediction = predictor.finish(prepared, predictor.run([prepared])[0], tasks, size)
+    prediction = predictor.finish(prepared, predictor.run([prepared], tasks)[0], tasks, size)
     if form == "npz":
         replace_file(job.out / "maps.npz", to_npz(prediction))
     elif form == "zip":

@@ -2,22 +2,23 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ptsa_serve.artifact import Artifact
+from ptsa_serve.difference import difference
 from ptsa_serve.engines.base import Engine
 from ptsa_serve.errors import EngineError, UnknownTask
 from ptsa_serve.images import FORMATS, ImageLimits, OpenPhoto, open_photo
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
-from ptsa_serve.resize import Grid, choose_size, shrink, stretch
+from ptsa_serve.resize import Grid, shrink, stretch
 from ptsa_serve.tasks import Kind, Task
 
 __all__ = ["Predictor", "Prepared", "ScaledMaps"]
 
-# How far the maps of the sample may lie from those in the artifact, by `_difference`. Kernels of other
+# How far the maps of the sample may lie from those in the artifact, by the mean of `difference`. Kernels of other
 # machines and bf16 engines stay well below; wrong weights, a wrong graph or wrong colours lie far above.
 _VERIFY: dict[Kind, float] = {
     "classes": 0.02,
@@ -87,19 +88,22 @@ class Predictor:
         """
         start = time.perf_counter()
         opened = photo if isinstance(photo, OpenPhoto) else self.open(photo, deadline)
-        size = choose_size(opened.header.height, opened.header.width, self.engine.sizes)
+        size = self.engine.sizes.choose(opened.header.height, opened.header.width)
         decoded = opened.decode(None if keep_image else size)
         pixels = shrink(decoded.pixels, size)
         info = PhotoInfo(decoded.width, decoded.height, decoded.orientation)
         elapsed = (time.perf_counter() - start) * 1000
         return Prepared(pixels, size, info, elapsed, decoded.pixels if keep_image else None)
 
-    def run(self, batch: Sequence[Prepared]) -> list[Maps]:
-        """Run photos of one size; the maps of each at model size, by task. Raises EngineError."""
+    def run(self, batch: Sequence[Prepared], tasks: Sequence[str] | None = None, *, alone: bool = True) -> list[Maps]:
+        """Run photos of one size; the maps of each at model size, by task, of `tasks` alone (None: all).
+
+        alone: as of `Engine.run`. Raises EngineError.
+        """
         sizes = {prepared.size for prepared in batch}
         if len(sizes) != 1:
             raise EngineError(f"a batch needs photos of one size, got {sorted(sizes)}")
-        maps = self.engine.run(np.stack([prepared.pixels for prepared in batch]))
+        maps = self.engine.run(np.stack([prepared.pixels for prepared in batch]), tasks, alone=alone)
         return [{name: values[index] for name, values in maps.items()} for index in range(len(batch))]
 
     def finish(
@@ -146,22 +150,22 @@ class Predictor:
         self, data: bytes, tasks: Sequence[str] | None = None, size: Grid = "photo", *, keep_image: bool = False
     ) -> Prediction:
         """`prepare`, `run` and `finish` of one photo."""
-        self.choose(tasks)
+        chosen = self.choose(tasks)
         prepared = self.prepare(data, keep_image=keep_image)
         start = time.perf_counter()
-        maps = self.run([prepared])[0]
+        maps = self.run([prepared], chosen)[0]
         model_ms = (time.perf_counter() - start) * 1000
         prediction = self.finish(prepared, maps, tasks, size)
         return replace(prediction, timings_ms={**prediction.timings_ms, "model": model_ms})
 
     def verify(self) -> dict[str, float]:
-        """Reproduce the artifact's sample: how far each task's map lies from it (see `_difference`).
+        """Reproduce the artifact's sample: how far each task's map lies from it (the mean of `difference`).
 
         Raises ArtifactError without a sample, EngineError where a map lies too far.
         """
         photo, expected = self.artifact.sample()
         found = self.run([self.prepare(photo)])[0]
-        errors = {name: _difference(found[name], expected.get(name), task.kind) for name, task in self.tasks.items()}
+        errors = {n: difference(task.kind, found[n], expected.get(n)).mean for n, task in self.tasks.items()}
         wrong = [name for name, error in errors.items() if not error <= _VERIFY[self.tasks[name].kind]]
         if wrong:
             figures = ", ".join(f"{name} {errors[name]:.3g}" for name in wrong)
@@ -177,7 +181,13 @@ class Predictor:
         shown = ("name", "version", "tasks", "tree", "backbone", "input", "counts", "metrics", "parity", "provenance")
         return {
             **{key: manifest[key] for key in shown},
-            "engine": {"name": self.engine.name, "version": self.engine.version},
+            "forms": [asdict(form) for form in self.artifact.variants.forms],
+            "engine": {
+                "name": self.engine.name,
+                "version": self.engine.version,
+                "precision": self.engine.precision,
+                "branches": self.engine.branches,
+            },
             "limits": {
                 "max_bytes": self.limits.max_bytes,
                 "max_pixels": self.limits.max_pixels,
@@ -186,17 +196,3 @@ class Predictor:
                 "formats": list(FORMATS),
             },
         }
-
-
-def _difference(found: np.ndarray, expected: np.ndarray | None, kind: str) -> float:
-    """Share of pixels with another class, else mean absolute difference (metres: relative); infinite if
-    unlike in kind.
-
-    Means, not maxima: at a few pixels a vector of nearly no length may point anywhere.
-    """
-    if expected is None or found.shape != expected.shape or found.dtype != expected.dtype:
-        return float("inf")
-    if kind == "classes":
-        return float(np.mean(found != expected))
-    difference = np.abs(found - expected)
-    return float(np.mean(difference / np.maximum(expected, 0.1) if kind == "metres" else difference))

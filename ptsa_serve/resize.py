@@ -1,4 +1,4 @@
-"""Between the photo's grid and the model's: which size, down (antialiased), and back up.
+"""Between the photo's grid and the model's: down (antialiased), and back up.
 
 One convention throughout: pixel centres at half integers (`align_corners=False`), edges repeated.
 
@@ -9,8 +9,6 @@ too. OpenCV scales float maps 10 to 35 times faster, which Pillow does plane by 
 lock.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -19,7 +17,7 @@ from PIL import Image
 
 from ptsa_serve.tasks import Kind
 
-__all__ = ["Grid", "choose_size", "shrink", "stretch"]
+__all__ = ["Grid", "nearest", "shrink", "stretch"]
 
 Grid = Literal["photo", "model"]
 
@@ -29,11 +27,6 @@ cv2.setNumThreads(1)
 _EPSILON = np.float32(1e-6)
 _SUM = np.ones((1, 3), np.float32)
 _ROWS = 32
-
-
-def choose_size(height: int, width: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The (H, W) of `sizes` whose aspect ratio is nearest to height / width; the first of equals."""
-    return min(sizes, key=lambda size: abs(math.log(height * size[1] / (width * size[0]))))
 
 
 def shrink(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -51,14 +44,14 @@ def stretch(values: np.ndarray, size: tuple[int, int], kind: Kind) -> np.ndarray
     if values.shape[:2] == size:
         return values
     if kind == "classes":
-        return _nearest(values, size)
+        return nearest(values, size)
     # For photos smaller than the model's grid: the mean of the cells that a pixel covers.
     smaller = size[0] <= values.shape[0] and size[1] <= values.shape[1]
     scaled = cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return _unit(scaled) if kind == "unit_vectors" else scaled
 
 
-def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The value whose cell holds the centre of each pixel, in whole numbers (OpenCV's own is off by one at ties)."""
     rows, columns = (
         (np.arange(target) * 2 + 1) * source // (2 * target)

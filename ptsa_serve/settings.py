@@ -5,19 +5,22 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ptsa_serve.cores import usable_cores
 from ptsa_serve.errors import SettingsError
 from ptsa_serve.images import PIXELS_CEILING, ImageLimits
+from ptsa_serve.variants import Branches, Precision
 
-__all__ = ["PREFIX", "Settings"]
+__all__ = ["AUTO", "PREFIX", "Settings", "words"]
 
 PREFIX = "PTSA_"
+AUTO = "auto"  # of the engine: the one that was found to be the fastest here
 
 _MIB = 1024 * 1024
 
@@ -43,7 +46,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     model: Path | None = Field(None, description="folder of the model; unset: the one in the package")
-    engine: str = Field("onnxruntime", description="runtime that runs the model")
+    engine: str = Field(AUTO, description="runtime that runs the model; auto: the fastest here")
+    precision: Precision | None = Field(None, description="numbers that the model is computed in; unset: the fastest")
+    branches: Branches | None = Field(None, description="how the model holds its branches; unset: the fastest")
     threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0: one for each core")
     workers: int = Field(0, ge=0, le=256, description="threads that decode and encode; 0: by the cores, at most 4")
     max_batch: int = Field(1, ge=1, le=64, description="photos of one size in one run of the model")
@@ -115,8 +120,8 @@ class Settings(BaseSettings):
         from ptsa_serve.engines import ENGINES  # the table is light; its rows import their runtime when asked
 
         faults = []
-        if self.engine not in ENGINES:
-            faults.append(f"PTSA_ENGINE is {self.engine!r}; use one of: {', '.join(sorted(ENGINES))}")
+        if self.engine not in (AUTO, *ENGINES):
+            faults.append(f"PTSA_ENGINE is {self.engine!r}; use one of: {', '.join([AUTO, *sorted(ENGINES)])}")
         if self.min_side > self.max_side:
             faults.append(f"PTSA_MIN_SIDE is {self.min_side}, above PTSA_MAX_SIDE ({self.max_side}); lower it")
         return faults
@@ -158,5 +163,14 @@ def _fault(error: ErrorDetails, settings: type[Settings]) -> str:
             "PTSA_API_KEY is too short, or no header can carry it; use at least 8 characters, of printable ASCII alone "
             "(letters, digits, signs), in one line"
         )
+    if error["type"] == "literal_error":
+        return (
+            f"{PREFIX}{field.upper()} is {error['input']!r}; use one of: {', '.join(words(info))} ({info.description})"
+        )
     kind = "a number" if info.annotation is float else "a whole number"
     return f"{PREFIX}{field.upper()} is {error['input']!r}; use {kind} from {low} to {high} ({info.description})"
+
+
+def words(field: FieldInfo) -> tuple[str, ...]:
+    """What a setting of certain words may be; empty for the others."""
+    return tuple(word for choice in get_args(field.annotation) for word in get_args(choice))

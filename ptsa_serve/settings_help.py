@@ -3,7 +3,7 @@
 from pydantic.fields import FieldInfo
 
 from ptsa_serve.engines import ENGINES
-from ptsa_serve.settings import PREFIX, Settings
+from ptsa_serve.settings import AUTO, PREFIX, Settings, words
 
 __all__ = ["rows"]
 
@@ -21,7 +21,9 @@ def _text(name: str, field: FieldInfo) -> str:
     if "ge" in bounds:
         facts.append(f"{bounds['ge']} to {bounds['le']}")
     if name == "engine":
-        facts.append(f"one of: {', '.join(sorted(ENGINES))}")
+        facts.append(f"one of: {', '.join([AUTO, *sorted(ENGINES)])}")
+    if allowed := words(field):
+        facts.append(f"one of: {', '.join(allowed)}")
     if field.default is not None:
         facts.append(f"default: {field.default}")
     return f"{field.description}  [{'; '.join(facts)}]" if facts else str(field.description)

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.errors import Internal, PTSAError
 from ptsa_serve.http.app import waiting_app
 from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.http.waiting import WaitingRoom
+from ptsa_serve.loading import open_artifact
 from ptsa_serve.settings import Settings
 
 __all__ = ["check", "die", "drain_on_sigterm", "read_settings", "start_worker"]
@@ -47,7 +47,7 @@ def check(runtime: Runtime) -> None:
     the worker until it is there; `runtime` is the supervisor's own and never starts.
     """
     try:
-        Artifact.open(runtime.settings.model or default_artifact())
+        open_artifact(runtime.settings)
     except PTSAError as error:
         die(error)
     if threading.current_thread() is threading.main_thread():

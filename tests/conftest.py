@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ptsa_serve.artifact import EXTERNAL_DATA, ArtifactFile, external_layout, write_artifact
+from ptsa_serve.artifact import ArtifactFile, external_data, external_layout, write_artifact
 from ptsa_serve.manifest import Backbone, Counts, InputSpec, Manifest, TaskRecord, Tree
 from ptsa_serve.tasks import TASKS
 
@@ -185,7 +185,11 @@ def _external(name: str, shape: tuple[int, ...], place: tuple[int, int]):
 
     tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT)
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", EXTERNAL_DATA), ("offset", str(place[0])), ("length", str(place[1]))):
+    for key, value in (
+        ("location", external_data("weights.safetensors")),
+        ("offset", str(place[0])),
+        ("length", str(place[1])),
+    ):
         tensor.external_data.add(key=key, value=value)
     return tensor
 

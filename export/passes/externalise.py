@@ -4,20 +4,20 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from ptsa_serve.artifact import EXTERNAL_DATA
-
 __all__ = ["Externalise"]
 
 
 class Externalise(ir.passes.InPlacePass):
     """Requires a place for each named weight. Ensures that those weights, and no others, are external.
 
-    layout: initializer name -> (offset, length) in `EXTERNAL_DATA`, as `ptsa_serve.artifact.external_layout` gives it.
+    layout: initializer name -> (offset, length) in the file `location`, as `ptsa_serve.artifact.external_layout` and
+    `external_data` give them.
     """
 
-    def __init__(self, names: tuple[str, ...], layout: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, names: tuple[str, ...], layout: Mapping[str, tuple[int, int]], location: str) -> None:
         self._names = names
         self._layout = layout
+        self._location = location
 
     def requires(self, model: ir.Model) -> None:
         for name in self._names:
@@ -34,7 +34,7 @@ class Externalise(ir.passes.InPlacePass):
             assert tensor is not None
             offset, length = self._layout[name]
             value.const_value = ir.ExternalTensor(
-                EXTERNAL_DATA, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+                self._location, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
             )
         return ir.passes.PassResult(model, modified=bool(self._names))
 

@@ -1,28 +1,58 @@
 """The runtimes that can run an artifact. Each is imported when asked for: none is needed for the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Any
 
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines.base import Engine
+from ptsa_serve.engines.base import Engine, EngineOptions
 from ptsa_serve.errors import EngineError
 
-__all__ = ["ENGINES", "Engine", "load_engine"]
+__all__ = ["ENGINES", "Engine", "EngineOptions", "EngineRow", "load_engine"]
 
 
-def _onnxruntime(artifact: Artifact, threads: int) -> Engine:
-    from ptsa_serve.engines.onnxruntime import OnnxRuntimeEngine
+@dataclass(frozen=True, slots=True)
+class EngineRow:
+    """Where an engine is: a module of this package with two functions. distributions: what of PyPI it may come in.
 
-    return OnnxRuntimeEngine(artifact, threads=threads)
+    `load(artifact, options) -> Engine` raises EngineError if the runtime is missing, or refuses a graph.
+    `offers(artifact) -> list[EngineOptions]`: what it can run of this artifact on this machine, in any number of ways;
+    none where its runtime is missing.
+    """
+
+    module: str
+    distributions: tuple[str, ...]
+
+    def version(self) -> str:
+        """Of the runtime that is installed; "" for none."""
+        for name in self.distributions:
+            with suppress(metadata.PackageNotFoundError):
+                return metadata.version(name)
+        return ""
+
+    def load(self, artifact: Artifact, options: EngineOptions) -> Engine:
+        return self._function("load")(artifact, options)
+
+    def offers(self, artifact: Artifact) -> Sequence[EngineOptions]:
+        return self._function("offers")(artifact)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        return getattr(import_module(self.module), name)
 
 
-ENGINES: dict[str, Callable[[Artifact, int], Engine]] = {"onnxruntime": _onnxruntime}
+ENGINES: dict[str, EngineRow] = {
+    "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+}
 
 
-def load_engine(name: str, artifact: Artifact, threads: int = 0) -> Engine:
-    """Start engine `name` on `artifact` with `threads` threads (0: as many as the process may use cores).
+def load_engine(name: str, artifact: Artifact, options: EngineOptions | None = None) -> Engine:
+    """Start engine `name` on `artifact`.
 
-    Raises EngineError for an unknown name, a runtime that is not installed, or a model that it refuses.
+    Raises EngineError for an unknown name, a runtime that is not installed, or a model that it refuses; ArtifactError
+    for a precision or branches that the artifact has no graph of.
     """
     if name not in ENGINES:
         raise EngineError(f"there is no engine {name!r}; use one of: {', '.join(sorted(ENGINES))}")
-    return ENGINES[name](artifact, threads)
+    return ENGINES[name].load(artifact, options or EngineOptions())

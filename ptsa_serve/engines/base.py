@@ -1,25 +1,53 @@
 """What the predictor knows about whatever runs the model."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Engine"]
+from ptsa_serve.errors import EngineError
+from ptsa_serve.sizes import Sizes
+from ptsa_serve.variants import Branches, Precision
+
+__all__ = ["Engine", "EngineOptions", "check_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is to run a model.
+
+    threads: cores that it may use in all; 0: those this process may use. device: number of the GPU, for engines on
+    one. precision: None = that of the fp32 graphs. branches: None = folded where the model has both.
+    """
+
+    threads: int = 0
+    device: int = 0
+    precision: Precision | None = None
+    branches: Branches | None = None
 
 
 class Engine(Protocol):
-    """Runs batches of one size; not thread-safe unless its own file says so.
+    """Runs batches of one size on one model.
 
-    name: its key in `ENGINES`. version: of the runtime. sizes: the (H, W) it takes.
+    name: its key in `ENGINES`. version: of the runtime. precision, branches: of what it computes. sizes: those it
+    takes. lanes: runs that may go on side by side; 1: one after another.
     """
 
     name: str
     version: str
-    sizes: tuple[tuple[int, int], ...]
+    precision: Precision
+    branches: Branches
+    sizes: Sizes
+    lanes: int
 
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def run(
+        self, batch: np.ndarray, tasks: Sequence[str] | None = None, *, alone: bool = True
+    ) -> dict[str, np.ndarray]:
         """Maps by task for `batch`, uint8 (N, H, W, 3) RGB with (H, W) in `sizes`; each map starts with N.
 
+        tasks: whose maps are wanted, None = all; the others cost nothing where the engine can leave them out. alone:
+        whether this run may take all cores; at most `lanes` runs at a time may be not alone.
         Raises EngineError for another shape or dtype, or when the runtime fails.
         """
         ...
@@ -27,3 +55,11 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give memory and threads back; `run` must not be called afterwards."""
         ...
+
+
+def check_batch(batch: np.ndarray, sizes: Sizes) -> tuple[int, int]:
+    """(H, W) of a batch as `Engine.run` takes it. Raises EngineError for any other array."""
+    size = batch.shape[1:3]
+    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or size not in sizes:
+        raise EngineError(f"got {batch.dtype} {batch.shape}, the model takes uint8 (N, H, W, 3), HxW one of {sizes}")
+    return size

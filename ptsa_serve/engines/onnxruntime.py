@@ -1,70 +1,69 @@
 """ONNX Runtime on the CPU: the reference engine.
 
-One session a size; all share one copy of the large weights. Measured with five sizes and 76 MiB of weights
-(1.32, RSS of the process after a run of each size; milliseconds of a run, least of 25, one thread):
-
-    add_external_initializers alone                  every session copies the weights      656 MB
-    add_initializer alone                            looks for the data file and fails
-    both, prepacking off, arena off (as here)        no copy                               317 MB   193 ms
-    both, prepacking off, arena on                   an arena a session                    468 MB   191 ms
-    both, prepacking on, arena off                   a packed copy a session               670 MB   184 ms
+Two sessions for each size and set of tasks: one whose runs take all threads, for a photo that is alone, and one whose
+runs take a core each and go on side by side. Sessions are made when they are first asked for; all share one copy of the
+large weights and one arena for what lies between layers.
 """
 
+import threading
+from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.cores import usable_cores
+from ptsa_serve.engines.base import EngineOptions, check_batch
 from ptsa_serve.errors import EngineError
+from ptsa_serve.graphs import Graph
+from ptsa_serve.sizes import Size
 
-__all__ = ["OnnxRuntimeEngine", "session_options"]
+__all__ = ["OnnxRuntimeEngine", "load", "offers"]
+
+# Sessions of fewer tasks than all that are kept: there are 14 sets of four tasks, for each size.
+_PARTIAL = 8
 
 _INSTALL = "install it with `pip install 'ptsa-serve[cpu]'`"
 
+Key = tuple[Size, tuple[str, ...], int]  # size, tasks, threads
+
 
 class OnnxRuntimeEngine:
-    """Sessions of every size of `artifact`. `run` may be called from several threads."""
+    """Sessions on one artifact. `run` may be called from several threads."""
 
     name = "onnxruntime"
 
-    def __init__(self, artifact: Artifact, threads: int = 0) -> None:
-        """Load every graph. `threads`: cores one run uses; 0: those this process may use.
-
-        Raises EngineError if the runtime is missing or refuses a graph.
-        """
-        ort = _import()
-        self.version = ort.__version__
-        self.sizes = artifact.manifest.input.sizes
+    def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+        """Raises EngineError if the runtime is missing, ArtifactError for a form that the artifact lacks."""
+        self._ort = _import()
+        self.version = self._ort.__version__
+        self._artifact = artifact
+        self._form = artifact.variants.form(options.precision, options.branches)
+        self.precision, self.branches = self._form.precision, self._form.branches
+        self.sizes = artifact.variants.sizes(self._form)
+        self.lanes = options.threads or usable_cores()
         self._input = artifact.manifest.input.name
         self._tasks = tuple(artifact.manifest.task_table())
-        self._arrays = artifact.initializers()
         # Sessions keep the values, not a copy: they and the arrays live as long as the engine.
-        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._arrays.items()}
-        self._sessions = {}
-        for size in self.sizes:
-            path = artifact.graph_path(size)
-            options = session_options(ort, threads, self._values)
-            try:
-                session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-            except Exception as error:
-                raise EngineError(
-                    f"ONNX Runtime {self.version} cannot load {path} ({_first_line(error)}); "
-                    "copy the folder again, or make it again with `python -m export`"
-                ) from error
-            self._sessions[size] = session
+        self._arrays: dict[str, np.ndarray] = {}
+        self._values: dict[str, Any] = {}
+        self._sessions: dict[Key, Any] = {}
+        self._making = threading.Lock()
+        _share_arena(self._ort)
 
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def run(
+        self, batch: np.ndarray, tasks: Sequence[str] | None = None, *, alone: bool = True
+    ) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
-        size = batch.shape[1:3]
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or size not in self._sessions:
-            wanted = " or ".join(f"(N, {height}, {width}, 3)" for height, width in self.sizes)
-            raise EngineError(f"got {batch.dtype} {batch.shape}, the model takes uint8 {wanted}")
+        size = check_batch(batch, self.sizes)
+        wanted = self._tasks if tasks is None else tuple(task for task in self._tasks if task in tasks)
+        session = self._session((size, wanted, self.lanes if alone else 1))
         try:
-            maps = self._sessions[size].run(self._tasks, {self._input: batch})
+            maps = session.run(wanted, {self._input: batch})
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on {batch.shape}: {_first_line(error)}") from error
-        return dict(zip(self._tasks, maps, strict=True))
+        return dict(zip(wanted, maps, strict=True))
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -72,34 +71,76 @@ class OnnxRuntimeEngine:
         self._values.clear()
         self._arrays.clear()
 
+    def _session(self, key: Key) -> Any:
+        with self._making:
+            session = self._sessions.pop(key, None) or self._load(key)
+            self._sessions[key] = session  # the last used is the last
+            partial = [kept for kept in self._sessions if kept[1] != self._tasks]
+            for old in partial[:-_PARTIAL]:
+                del self._sessions[old]
+        return session
 
-def session_options(ort, threads: int, values: dict):
-    """Options of a session as it is served, for a graph whose large weights are `values` (name -> OrtValue).
+    def _load(self, key: Key) -> Any:
+        size, tasks, threads = key
+        variant = self._artifact.variants.choose(self._form, size, tasks)
+        graph = self._artifact.graph(variant, tasks)
+        missing = [name for name in graph.weights if name not in self._values]
+        self._arrays |= (made := self._artifact.weights(variant).make(missing))
+        self._values |= {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in made.items()}
+        options = _session_options(self._ort, graph, self._values, threads)
+        try:
+            return self._ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime {self.version} cannot load {self._artifact.folder / variant.path} "
+                f"({_first_line(error)}); copy the folder again, or make it again with `python -m export`"
+            ) from error
 
-    Public for the benchmarks: what they time must be what runs.
-    """
+
+def load(artifact: Artifact, options: EngineOptions) -> OnnxRuntimeEngine:
+    """See `EngineRow`."""
+    return OnnxRuntimeEngine(artifact, options)
+
+
+def offers(artifact: Artifact) -> list[EngineOptions]:
+    """See `EngineRow`."""
+    if not _builds():
+        return []
+    return [EngineOptions(precision=form.precision, branches=form.branches) for form in artifact.variants.forms]
+
+
+def _session_options(ort: Any, graph: Graph, values: dict[str, Any], threads: int) -> Any:
+    """Options of a session as it is served, for `graph` with its large weights in `values` (name -> OrtValue)."""
     options = ort.SessionOptions()
-    # The first lets the optimizers read the values without the data file, the second keeps them from being copied.
-    if values:
-        options.add_external_initializers(list(values), list(values.values()))
-    for name, value in values.items():
-        options.add_initializer(name, value)
-    options.intra_op_num_threads = threads or usable_cores()
+    if graph.weights:
+        own = [values[name] for name in graph.weights]
+        # The first lets the optimizers read the values without the data file, the second keeps them from being copied.
+        options.add_external_initializers(list(graph.weights), own)
+        for name, value in zip(graph.weights, own, strict=True):
+            options.add_initializer(name, value)
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that spin while they wait take the cores from decoding and encoding.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # See the table above: 350 MB for a twentieth of the time.
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # A packed copy of the weights for each session.
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
     return options
 
 
-def _import():
+_arena: list[str] = []
+
+
+def _share_arena(ort: Any) -> None:
+    """Once a process: the arena that sessions with `session.use_env_allocators` take their memory from."""
+    if not _arena:
+        place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(place, None)
+        _arena.append("made")
+
+
+def _import() -> Any:
     """The module, if exactly one build of it is installed: two share one folder and break each other."""
-    builds = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(builds) > 1:
+    if len(_builds()) > 1:
         raise EngineError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
             "run `pip uninstall onnxruntime onnxruntime-gpu`, then install one"
@@ -109,6 +150,10 @@ def _import():
     except ImportError as error:
         raise EngineError(f"ONNX Runtime cannot be imported ({error}); {_INSTALL}") from error
     return onnxruntime
+
+
+def _builds() -> list[str]:
+    return [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
 
 
 def _installed(name: str) -> bool:

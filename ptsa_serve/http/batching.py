@@ -1,8 +1,10 @@
-"""The queue before the engine: bounded, one owner thread, no waiting for company, nothing run that nobody waits for.
+"""The queue before the engine: bounded, no waiting for company, nothing run that nobody waits for.
 
-A lone photo starts at once. While the engine runs, photos gather; the next run takes the oldest and those of its size
-behind it, up to `max_batch`. A photo whose client has gone, or whose deadline can no longer be met, is dropped before
-it costs the model anything. A batch that fails is run again one by one, so that a fault stays with its own photo.
+A lone photo starts at once and has all cores. Those that find the engine busy run a core each, side by side in as many
+lanes as the engine has: that finishes more photos a second than all cores on one photo after another. Each lane takes
+the oldest and those of its size behind it, up to `max_batch`. A photo whose client has gone, or whose deadline can no
+longer be met, is dropped before it costs the model anything. A batch that fails is run again one by one, so that a
+fault stays with its own photo.
 """
 
 import asyncio
@@ -47,23 +49,26 @@ class _Job:
     deadline: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Ran]"
+    # Whether the engine was idle when it came: only then may it take all cores.
+    alone: bool
     arrived: float = field(default_factory=time.monotonic)
     # Set on the loop, read by the owner thread: the future itself may only be touched on the loop.
     dropped: bool = False
 
 
 class Batcher:
-    """Runs `run(items) -> results` on one thread of its own, items of one key at a time.
+    """Runs `run(items, alone) -> results`, items of one key at a time, on `lanes` threads of its own.
 
-    `limit`: items that may wait. `on_run(seconds, items)`, `on_drop(reason)` and `on_failure()` are told what happens.
-    Deadlines are `time.monotonic()` values.
+    `alone`: nothing else runs meanwhile. `limit`: items that may wait. `on_run(seconds, items)`, `on_drop(reason)` and
+    `on_failure()` are told what happens. Deadlines are `time.monotonic()` values.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Any]], Sequence[Any]],
+        run: Callable[[Sequence[Any], bool], Sequence[Any]],
         *,
         limit: int,
+        lanes: int = 1,
         max_batch: int = 1,
         on_run: Callable[[float, int], None] = lambda seconds, items: None,
         on_drop: Callable[[str], None] = lambda reason: None,
@@ -71,17 +76,21 @@ class Batcher:
     ) -> None:
         self._run = run
         self._limit = limit
+        self._lanes = lanes
         self._max_batch = max_batch
         self._on_run, self._on_drop, self._on_failure = on_run, on_drop, on_failure
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._last_run = -math.inf
-        self._running_since: float | None = None
+        self._running: dict[int, float] = {}  # when the run in progress began, by thread
+        self._exclusive = False  # it is the only one, with all cores
         self._failures = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._own, name="ptsa-engine", daemon=True)
-        self._thread.start()
+        names = (f"ptsa-engine-{number}" for number in range(lanes))
+        self._threads = [threading.Thread(target=self._own, name=name, daemon=True) for name in names]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def depth(self) -> int:
@@ -90,12 +99,12 @@ class Batcher:
 
     @property
     def broken(self) -> bool:
-        """Whether the engine failed several times in a row, or its thread ended."""
-        return self._failures >= _BROKEN or not (self._thread.is_alive() or self._closed)
+        """Whether the engine failed several times in a row, or a thread of it ended."""
+        return self._failures >= _BROKEN or not (self._closed or all(thread.is_alive() for thread in self._threads))
 
     def running_for(self) -> float:
-        """Seconds since the run in progress began; 0 when the engine is idle."""
-        since = self._running_since
+        """Seconds since the longest run in progress began; 0 when the engine is idle."""
+        since = min(list(self._running.values()), default=None)
         return 0.0 if since is None else time.monotonic() - since
 
     def retry_after(self) -> float:
@@ -110,8 +119,9 @@ class Batcher:
             DeadlineExceeded: the deadline passed, or cannot be met. Internal: the engine failed on this item.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(item, key, deadline, loop, loop.create_future())
         with self._changed:
+            idle = not self._running and not self._waiting
+            job = _Job(item, key, deadline, loop, loop.create_future(), idle)
             if self._closed:
                 raise ShuttingDown("the server is shutting down; send the photo again after Retry-After")
             if len(self._waiting) >= self._limit:
@@ -131,11 +141,13 @@ class Batcher:
             raise
 
     def close(self, timeout: float = 30.0) -> None:
-        """Refuse new items, run those that wait, and end the thread (waits `timeout` seconds at most)."""
+        """Refuse new items, run those that wait, and end the threads (waits `timeout` seconds at most)."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(timeout)
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _forget(self, job: _Job) -> None:
         with self._changed:
@@ -147,12 +159,18 @@ class Batcher:
     def _own(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: (self._waiting and not self._exclusive) or self._closed)
                 if not self._waiting:
                     return
-                batch = self._take()
-            if batch:
-                self._launch(batch)
+                if not (batch := self._take()):
+                    continue
+                alone = self._exclusive = batch[0].alone and not self._running
+                self._running[threading.get_ident()] = time.monotonic()
+            self._launch(batch, alone)
+            with self._changed:
+                del self._running[threading.get_ident()]
+                self._exclusive = False if alone else self._exclusive
+                self._changed.notify_all()
 
     def _take(self) -> list[_Job]:
         """The oldest live job and those of its key behind it; the lock is held."""
@@ -169,9 +187,9 @@ class Batcher:
         self._waiting = kept
         return batch
 
-    def _launch(self, batch: list[_Job]) -> None:
+    def _launch(self, batch: list[_Job], alone: bool) -> None:
         try:
-            self._run_timed(batch)
+            self._run_timed(batch, alone)
         except Exception:
             if len(batch) == 1:
                 self._failures += 1
@@ -182,14 +200,11 @@ class Batcher:
             log.warning("a run of %d photos failed; running them one by one", len(batch), exc_info=True)
             for job in batch:
                 if not job.dropped:
-                    self._launch([job])
+                    self._launch([job], alone)
 
-    def _run_timed(self, batch: list[_Job]) -> None:
-        started = self._running_since = time.monotonic()
-        try:
-            results = self._run([job.item for job in batch])
-        finally:
-            self._running_since = None
+    def _run_timed(self, batch: list[_Job], alone: bool) -> None:
+        started = self._running[threading.get_ident()] = time.monotonic()
+        results = self._run([job.item for job in batch], alone)
         if len(results) != len(batch):
             raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         ended = time.monotonic()
@@ -203,15 +218,16 @@ class Batcher:
 
     def _waiting_ahead(self) -> float:
         """Seconds, at the least, before a job that joins now can start; 0 for an idle engine."""
-        if self._running_since is None and not self._waiting:
+        busy = self._lanes if self._exclusive else len(self._running)
+        if busy < self._lanes and not self._waiting:
             return 0.0
         fastest = min(self._recent, default=0.0)
-        rest_of_run = max(0.0, fastest - self.running_for()) if self._running_since else 0.0
-        return rest_of_run + len(self._waiting) // self._max_batch * fastest
+        rest_of_run = max(0.0, fastest - self.running_for()) if busy else 0.0
+        return rest_of_run + len(self._waiting) // (self._max_batch * self._lanes) * fastest
 
     def _wait_estimate(self) -> float:
         mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
-        return mean * math.ceil((len(self._waiting) + 1) / self._max_batch)
+        return mean * math.ceil((len(self._waiting) + 1) / (self._max_batch * self._lanes))
 
     def _hopeless(self, job: _Job, ahead: float) -> bool:
         now = time.monotonic()

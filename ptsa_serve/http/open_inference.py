@@ -1,6 +1,7 @@
 """The Open Inference Protocol (KServe v2) over the same queue: tensors in at one of the model's sizes, tensors out."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -82,7 +83,7 @@ class _Version2:
 
     async def metadata(self, request: Request) -> Response:
         del request
-        manifest = self.runtime.predictor.artifact.manifest
+        manifest, sizes = self.runtime.predictor.artifact.manifest, self.runtime.predictor.engine.sizes
         outputs: list[dict[str, Any]] = []
         for name, task in self.runtime.predictor.tasks.items():
             dtype, trailing = KINDS[task.kind]
@@ -96,7 +97,7 @@ class _Version2:
                 "inputs": [image],
                 "outputs": outputs,
                 # Beyond the protocol, which cannot say that only some heights and widths are taken.
-                "parameters": {"sizes": [list(size) for size in self.runtime.predictor.engine.sizes]},
+                "parameters": {"sizes": [list(size) for size in sizes], "any_size": sizes.rule and asdict(sizes.rule)},
             }
         )
 

@@ -4,18 +4,16 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from starlette.requests import Request
 
 from ptsa_serve import __version__
-from ptsa_serve.artifact import Artifact, default_artifact
-from ptsa_serve.engines import load_engine
 from ptsa_serve.errors import EngineError, NotReady, Overloaded, PTSAError, RequestError, ShuttingDown, TooLarge
 from ptsa_serve.http.batching import Batcher
 from ptsa_serve.http.budget import Lease, Memory, MemoryBudget
@@ -26,11 +24,12 @@ from ptsa_serve.http.quota import Quota
 from ptsa_serve.http.tensors import Infer
 from ptsa_serve.http.watch import while_connected, within
 from ptsa_serve.http.work import Answer, Served, TensorWork, Work
+from ptsa_serve.loading import load_predictor
 from ptsa_serve.prediction import Maps, PhotoInfo
 from ptsa_serve.predictor import Predictor, Prepared
 from ptsa_serve.settings import Settings
 
-__all__ = ["Runtime", "load_predictor"]
+__all__ = ["Runtime"]
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +40,14 @@ State = Literal["starting", "ready", "draining", "closed"]
 _HUNG = 3.0
 
 
-def load_predictor(settings: Settings) -> Predictor:
-    """The model and engine that `settings` name, with every file checked.
+_load_fastest = functools.partial(load_predictor, tune=True)
 
-    Raises:
-        ArtifactError, ManifestError, EngineError: as their readers do.
-    """
-    artifact = Artifact.open(settings.model or default_artifact())
-    return Predictor(artifact, load_engine(settings.engine, artifact, settings.threads), settings.limits())
+
+class _Asked(NamedTuple):
+    """What waits in the queue: a photo, and the tasks whose maps are wanted."""
+
+    prepared: Prepared
+    tasks: Sequence[str]
 
 
 class Runtime:
@@ -58,7 +57,7 @@ class Runtime:
     and lets the others finish. All but `start` and `close` belong to one event loop.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[Settings], Predictor] = load_predictor) -> None:
+    def __init__(self, settings: Settings, load: Callable[[Settings], Predictor] = _load_fastest) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.quota = Quota(settings.quota) if settings.quota else None
@@ -87,7 +86,8 @@ class Runtime:
             # With limits of its own: those of the operator are for the photos of clients.
             Predictor(predictor.artifact, predictor.engine).verify()
             for height, width in predictor.engine.sizes:
-                predictor.engine.run(np.zeros((1, height, width, 3), np.uint8))
+                for alone in (True,) if predictor.engine.lanes == 1 else (True, False):
+                    predictor.engine.run(np.zeros((1, height, width, 3), np.uint8), alone=alone)
         except PTSAError:
             predictor.engine.close()
             raise
@@ -98,7 +98,8 @@ class Runtime:
         self.model = f"{manifest.name}@{manifest.version}"
         self._pool = ThreadPoolExecutor(self.settings.decoders(), thread_name_prefix="ptsa-image")
         self.batcher = Batcher(
-            predictor.run,
+            self._run_batch,
+            lanes=predictor.engine.lanes,
             # What may be accepted in all: the thread may not yet have taken those that it runs next.
             limit=self.settings.queue + self.settings.max_batch,
             max_batch=self.settings.max_batch,
@@ -197,7 +198,7 @@ class Runtime:
                     )
                 wanted = infer.images[..., 0].size * work.bytes_per_pixel(infer)
                 await while_connected(work.receive, self.hold(work.held, self.memory.photos(wanted), wanted))
-                return infer, await while_connected(work.receive, self._run_images(infer.images, work.deadline))
+                return infer, await while_connected(work.receive, self._run_images(infer, work.deadline))
 
     async def hold(self, held: ExitStack, budget: MemoryBudget, wanted: int) -> Lease:
         """`wanted` bytes of `budget`, until `held` is closed."""
@@ -205,13 +206,13 @@ class Runtime:
         held.callback(lease.release)
         return lease
 
-    async def _run_images(self, images: np.ndarray, deadline: float) -> Maps:
-        height, width = images.shape[1:3]
+    async def _run_images(self, infer: Infer, deadline: float) -> Maps:
+        height, width = infer.images.shape[1:3]
         photo = PhotoInfo(width, height)
-        prepared = [Prepared(pixels, (height, width), photo, 0.0) for pixels in images]
+        asked = [_Asked(Prepared(pixels, (height, width), photo, 0.0), infer.outputs) for pixels in infer.images]
         try:
             async with asyncio.TaskGroup() as group:
-                jobs = [self.batcher.submit(each, key=each.size, deadline=deadline) for each in prepared]
+                jobs = [self.batcher.submit(each, key=(height, width), deadline=deadline) for each in asked]
                 tasks = [group.create_task(job) for job in jobs]
         except* RequestError as errors:
             # One answer for the whole batch: that of its first failure.
@@ -220,7 +221,7 @@ class Runtime:
                 first = first.exceptions[0]
             raise first from None
         ran = [task.result().result for task in tasks]
-        return {name: np.stack([maps[name] for maps in ran]) for name in self._predictor.tasks}
+        return {name: np.stack([maps[name] for maps in ran]) for name in infer.outputs}
 
     async def _serve(self, work: Work) -> Served:
         body = await self.hold(work.held, self.memory.bodies, work.size_hint)
@@ -234,14 +235,14 @@ class Runtime:
         photo = await self.in_pool(lambda: self._predictor.open(data, work.deadline), body)
         pixels = photo.header.width * photo.header.height
         self.metrics.pixels.observe(pixels)
-        model = max(height * width for height, width in self._predictor.engine.sizes)
+        model = self._predictor.engine.sizes.most_pixels
         wanted = footprint(pixels, model, whole=work.size == "photo", kept=work.keep_image)
         lease = await self.hold(work.held, self.memory.photos(wanted), wanted)
         prepare = functools.partial(self._predictor.prepare, photo, keep_image=work.keep_image)
         return await self.in_pool(prepare, body, lease), lease
 
     async def _compute(self, prepared: Prepared, lease: Lease, work: Work) -> Served:
-        ran = await self.batcher.submit(prepared, key=prepared.size, deadline=work.deadline)
+        ran = await self.batcher.submit(_Asked(prepared, work.tasks), key=prepared.size, deadline=work.deadline)
         timings = {"decode": prepared.decode_ms, "queue": ran.queue_ms, "model": ran.model_ms}
 
         def render() -> Answer:
@@ -256,6 +257,11 @@ class Runtime:
         for stage, milliseconds in timings.items():
             self.metrics.stages.labels(stage).observe(milliseconds / 1000)
         return Served(value, prepared.photo, timings)
+
+    def _run_batch(self, asked: Sequence[_Asked], alone: bool) -> list[Maps]:
+        """Of photos of one size; each gets at least the maps that were asked for with it."""
+        wanted = self._predictor.choose([task for each in asked for task in each.tasks])
+        return self._predictor.run([each.prepared for each in asked], wanted, alone=alone)
 
     async def in_pool(self, call: Callable[[], T], *leases: Lease) -> T:
         """Run `call` on a thread for images, off the event loop; `leases` are what it uses."""

@@ -11,6 +11,7 @@ from pydantic_core import from_json, to_json
 
 from ptsa_serve.encoding.archive import Piece
 from ptsa_serve.errors import BadParameter
+from ptsa_serve.sizes import Sizes
 
 __all__ = ["HEADER", "INPUT", "Infer", "answer", "bytes_per_pixel", "datatype", "parse"]
 
@@ -39,7 +40,7 @@ def datatype(dtype: np.dtype | str) -> str:
     return _NAMES[str(dtype)]
 
 
-def parse(body: bytes, json_length: str | None, sizes: Sequence[tuple[int, int]], tasks: Sequence[str]) -> Infer:
+def parse(body: bytes, json_length: str | None, sizes: Sizes, tasks: Sequence[str]) -> Infer:
     """The request in `body`, whose first `json_length` bytes (all where None) are JSON.
 
     Raises:
@@ -97,14 +98,13 @@ def _listed(values: np.ndarray) -> Iterator[bytes]:
         yield b"," + block if start else block
 
 
-def _images(tensor: dict[str, Any], rest: bytes, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+def _images(tensor: dict[str, Any], rest: bytes, sizes: Sizes) -> np.ndarray:
     shape = tensor.get("shape")
-    wanted = " or ".join(f"[N, {height}, {width}, 3]" for height, width in sizes)
     known = isinstance(shape, list) and len(shape) == 4 and all(type(side) is int and side > 0 for side in shape)
     named = tensor.get("name") == INPUT and tensor.get("datatype") == "UINT8"
     if not named or not isinstance(shape, list) or not known or tuple(shape[1:3]) not in sizes or shape[3] != 3:
         found = f"{tensor.get('name')!r} {tensor.get('datatype')} {json.dumps(shape)}"[:200]
-        _refuse("inputs", f"the input is {found}; send {INPUT!r} UINT8 {wanted}, RGB")
+        _refuse("inputs", f"the input is {found}; send {INPUT!r} UINT8 [N, H, W, 3], RGB, HxW one of {sizes}")
     size = _parameters(tensor).get("binary_data_size")
     if size is not None:
         values = np.frombuffer(rest, np.uint8)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.accuracy import measure_accuracy, measure_trivial
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.predictor import Predictor
 
 HEIGHT, WIDTH = 48, 64
@@ -18,7 +18,7 @@ LEFT = np.arange(WIDTH) < WIDTH // 2
 @pytest.fixture
 def predictor(tiny_artifact: Path) -> Predictor:
     artifact = Artifact.open(tiny_artifact)
-    return Predictor(artifact, load_engine("onnxruntime", artifact, 1))
+    return Predictor(artifact, load_engine("onnxruntime", artifact, EngineOptions(threads=1)))
 
 
 def save(path: Path, array: np.ndarray) -> None:

@@ -2,11 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.graph import cut, measure_graph, multiply_adds
+from benchmarks.graph import measure_graph, multiply_adds
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines.onnxruntime import OnnxRuntimeEngine
 
@@ -34,14 +33,6 @@ def test_multiply_adds_of_products() -> None:
     assert multiply_adds(two_headed()) == 16 * (3 * 8 + 8 * 2 + 8 * 5)
 
 
-def test_a_cut_graph_keeps_what_one_output_needs() -> None:
-    part = cut(two_headed(), "a")
-    onnx.checker.check_model(part)
-    assert [output.name for output in part.graph.output] == ["a"]
-    assert {tensor.name for tensor in part.graph.initializer} == {"w", "wa"}
-    assert multiply_adds(part) == 16 * (3 * 8 + 8 * 2)
-
-
 def test_multiply_adds_of_a_convolution() -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -56,33 +47,16 @@ def test_multiply_adds_of_a_convolution() -> None:
 
 
 def test_what_is_timed_is_the_engine_as_served(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every session has the served engine's options, but the one that is named for ONNX Runtime's own."""
-    sessions, engines = [], []
-    open_session, run = onnxruntime.InferenceSession, OnnxRuntimeEngine.run
+    """All runs are the served engine's, but those named for ONNX Runtime's own options and the matrix product."""
+    ran = []
+    run = OnnxRuntimeEngine.run
 
-    def opened(model: bytes, options: onnxruntime.SessionOptions, **rest: object) -> onnxruntime.InferenceSession:
-        prepacked = _entry(options, "session.disable_prepacking") != "1"
-        sessions.append((options.intra_op_num_threads, prepacked, options.enable_cpu_mem_arena))
-        return open_session(model, options, **rest)
+    def noted(engine: OnnxRuntimeEngine, batch: np.ndarray, tasks: list[str] | None = None) -> dict[str, np.ndarray]:
+        ran.append(tasks)
+        return run(engine, batch, tasks)
 
-    def ran(engine: OnnxRuntimeEngine, batch: np.ndarray) -> dict[str, np.ndarray]:
-        engines.append(batch.shape)
-        return run(engine, batch)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
-    monkeypatch.setattr(OnnxRuntimeEngine, "run", ran)
-    artifact = Artifact.open(tiny_artifact)
-    measurement = measure_graph(artifact, size=(48, 64), threads=1, rounds=2)
-    assert engines == [(1, 48, 64, 3)] * 3
-    served, own = (1, False, False), (1, True, True)
-    # One a size of the engine; the same graph with other options; one a task; the matrix product.
-    assert sessions == [served] * 3 + [own] + [served] * 4 + [own]
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", noted)
+    measurement = measure_graph(Artifact.open(tiny_artifact), size=(48, 64), threads=1, rounds=2)
+    assert ran == 3 * [None, ["segmentation"], ["depth"], ["normals"], ["saliency"]]
     assert {"graph_ms", "graph_default_options_ms", "only_depth_ms"} <= measurement.figures.keys()
     assert "as served" in str(measurement.conditions["options"])
-
-
-def _entry(options: onnxruntime.SessionOptions, name: str) -> str | None:
-    try:
-        return options.get_session_config_entry(name)
-    except RuntimeError:
-        return None

@@ -13,7 +13,7 @@ from export.errors import ExportError, ParityError
 from export.graphs import Graph
 from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.predictor import Predictor
 from training.network.checkpoint import load_checkpoint, save_checkpoint, sha256
 from training.network.model import PTSAModel
@@ -76,7 +76,7 @@ def test_artifact_says_what_it_is(config: CompileConfig, checkpoint: Path) -> No
 def test_the_runtime_opens_it_and_reproduces_its_sample(config: CompileConfig) -> None:
     compile_artifact(config)
     artifact = Artifact.open(config.out)
-    predictor = Predictor(artifact, load_engine("onnxruntime", artifact, threads=1))
+    predictor = Predictor(artifact, load_engine("onnxruntime", artifact, EngineOptions(threads=1)))
     errors = predictor.verify()
     assert errors["segmentation"] == 0
     assert max(errors.values()) < 0.01
@@ -160,5 +160,6 @@ def test_checkpoint_keeps_the_weights_that_the_artifact_folds(config: CompileCon
     slot = "layers/3/blocks/0/attn/qkv"
     up, down = (state[f"method.changes.{slot}.{factor}.1"] for factor in ("up", "down"))
     expected = state["backbone.trunk.layers.3.blocks.0.attn.qkv.weight"] + 4.0 * up @ down
-    found = artifact.initializers()[f"slots.{slot}.1.weight.T"]
+    name = f"slots.{slot}.1.weight.T"
+    found = artifact.weights(artifact.variants.all[0]).make([name])[name]
     np.testing.assert_allclose(found, expected.numpy().T, atol=1e-6)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from export.emit import FORBIDDEN, OPSET
 from export.graphs import WEIGHTS, Graph, files_of
 from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.manifest import Manifest
 
 TOLERANCE = 5e-5
@@ -90,8 +90,8 @@ def test_weights_have_the_same_names_at_every_size(graphs: list[Graph]) -> None:
 
 
 def test_graph_files_hold_no_weights(artifact: Artifact) -> None:
-    for size in artifact.manifest.input.sizes:
-        assert artifact.graph_path(size).stat().st_size < 150_000
+    for variant in artifact.variants.all:
+        assert (artifact.folder / variant.path).stat().st_size < 150_000
 
 
 def test_graph_files_name_no_path_of_this_machine(artifact: Artifact) -> None:
@@ -103,8 +103,9 @@ def test_graph_files_name_no_path_of_this_machine(artifact: Artifact) -> None:
 
 def test_recipe_makes_the_weights_of_the_graph(graphs: list[Graph], artifact: Artifact) -> None:
     weights = dict(graphs[0].folded.network.named_parameters(remove_duplicate=False))
-    made = artifact.initializers()
-    assert tuple(made) == graphs[0].weights
+    variant = artifact.variants.all[0]
+    made = artifact.weights(variant).make(artifact.graph(variant).weights)
+    assert set(made) == set(graphs[0].weights)
     for name, array in made.items():
         expected = weights[name.removesuffix(".T")].numpy()
         expected = expected.T if name.endswith(".T") else expected
@@ -129,7 +130,7 @@ def test_frozen_weights_are_kept_once_and_in_half_precision(graphs: list[Graph],
 def test_engine_gives_the_networks_maps_for_any_number_of_photos(
     graphs: list[Graph], artifact: Artifact, images: Images, count: int
 ) -> None:
-    engine = load_engine("onnxruntime", artifact, threads=1)
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=1))
     for graph in graphs:
         batch = images(count, graph.size)
         found = engine.run(batch)
@@ -141,10 +142,11 @@ def test_engine_gives_the_networks_maps_for_any_number_of_photos(
 
 def test_unpacked_folder_runs_in_plain_onnxruntime(artifact: Artifact, images: Images, tmp_path: Path) -> None:
     artifact.write_external_data(tmp_path / "onnx")
-    engine = load_engine("onnxruntime", artifact, threads=1)
-    for size in artifact.manifest.input.sizes:
-        batch = images(1, size)
-        path = tmp_path / "onnx" / artifact.graph_path(size).name
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=1))
+    for variant in artifact.variants.all:
+        assert variant.size is not None
+        batch = images(1, variant.size)
+        path = tmp_path / "onnx" / variant.path
         plain = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [output.name for output in plain.get_outputs()]
         for name, values in zip(names, plain.run(names, {"image": batch}), strict=True):

@@ -9,7 +9,7 @@ import torch
 
 from export.compile import CompileConfig, compile_artifact
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.task_tree import TaskTree
 from training.backbones.swin import SWINS
@@ -45,9 +45,9 @@ def test_it_exports_passes_the_gate_and_serves(
 ) -> None:
     monkeypatch.setitem(SWINS, "swin_methods_test", {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)})
     artifact = compiled(method, "hrnet" if method == "mtlora" else "pyramid", tmp_path, photo)
-    engine = load_engine("onnxruntime", artifact, threads=1)
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=1))
     maps = Predictor(artifact, engine).predict(photo.read_bytes()).maps
     engine.close()
     assert {name: values.shape for name, values in maps.items()} == {"depth": (90, 120), "saliency": (90, 120)}
-    nodes = onnx.load(artifact.graph_path(SIZE), load_external_data=False).graph.node
+    nodes = onnx.load(artifact.folder / artifact.variants.all[0].path, load_external_data=False).graph.node
     assert Counter(node.op_type for node in nodes)["Softmax"] == ATTENTIONS.get(method, 4)

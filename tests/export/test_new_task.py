@@ -8,7 +8,7 @@ import torch
 
 from export.compile import CompileConfig, compile_artifact
 from ptsa_serve.encoding.encode import maps_png
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import Task
@@ -35,7 +35,7 @@ def test_a_task_made_up_on_the_spot_is_compiled_and_served(photo: Path, tmp_path
             name="tiny",
         )
     )
-    predictor = Predictor(artifact, load_engine("onnxruntime", artifact, 1))
+    predictor = Predictor(artifact, load_engine("onnxruntime", artifact, EngineOptions(threads=1)))
     prediction = predictor.predict(photo.read_bytes())
     assert prediction.tasks == {"weather": WEATHER, "edges": EDGES}
     assert set(np.unique(prediction.maps["weather"])) <= {0, 1, 2}

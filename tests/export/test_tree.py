@@ -66,7 +66,7 @@ def test_the_engine_is_timed_on_graphs_whose_groups_differ(tmp_path: Path) -> No
     config = ModelConfig("swin_export_test", tree, width=8)
     artifact = compiled(config, (64, 64), tmp_path / "graphs")
     assert export.tree.milliseconds(artifact, (64, 64), threads=1) > 0
-    nodes = onnx.load(artifact.graph_path((64, 64)), load_external_data=False).graph.node
+    nodes = onnx.load(artifact.folder / artifact.variants.all[0].path, load_external_data=False).graph.node
     assert sum(node.op_type == "Softmax" for node in nodes) == 6
     assert compiled(config, (64, 64), tmp_path / "graphs").manifest == artifact.manifest
 

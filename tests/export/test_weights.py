@@ -1,13 +1,11 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from export.fold import fold
 from export.weights import compact
-from ptsa_serve.artifact import _fold
+from ptsa_serve.weights import WeightsFile
 from training.network.checkpoint import load_checkpoint, save_checkpoint
 from training.network.model import PTSAModel
 
@@ -24,9 +22,6 @@ def test_weights_too_large_for_fp16_come_through_to_the_engine(model: PTSAModel,
     save_checkpoint(model, tmp_path / "model.safetensors", info={})
     folded = fold(load_checkpoint(tmp_path / "model.safetensors"), (64, 96))
     (tmp_path / "weights.safetensors").write_bytes(compact(folded, large.values()))
-    with safe_open(tmp_path / "weights.safetensors", "numpy") as weights:
-        recipes = json.loads(weights.metadata()["initializers"])
-        for name in large.values():
-            found = _fold(weights, recipes[name])
-            np.testing.assert_allclose(found, folded.network.get_parameter(name).numpy(), rtol=1e-6, atol=1e-8)
-            assert abs(found[0, 0] - 70_000) < 1
+    for name, found in WeightsFile.open(tmp_path / "weights.safetensors").make(large.values()).items():
+        np.testing.assert_allclose(found, folded.network.get_parameter(name).numpy(), rtol=1e-6, atol=1e-8)
+        assert abs(found[0, 0] - 70_000) < 1

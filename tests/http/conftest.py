@@ -4,7 +4,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import uvicorn
 from PIL import Image
 
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import Engine, load_engine
+from ptsa_serve.engines import Engine, EngineOptions, load_engine
 from ptsa_serve.errors import EngineError
 from ptsa_serve.http.app import create_app
 from ptsa_serve.http.runtime import Runtime
@@ -37,16 +37,19 @@ class ScriptedEngine:
     gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.name, self.version, self.sizes = "scripted", "1", self.inner.sizes
+        self.name, self.version, self.sizes, self.lanes = "scripted", "1", self.inner.sizes, 1
+        self.precision, self.branches = self.inner.precision, self.inner.branches
         self.gate.set()
 
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def run(
+        self, batch: np.ndarray, tasks: Sequence[str] | None = None, *, alone: bool = True
+    ) -> dict[str, np.ndarray]:
         self.batches.append(len(batch))
         assert self.gate.wait(60)
         time.sleep(self.delay)
         if self.fails_always or (self.fails_on_black and batch.reshape(len(batch), -1).mean(axis=1).min() < 1):
             raise EngineError("scripted fault")
-        return self.inner.run(batch)
+        return self.inner.run(batch, tasks, alone=alone)
 
     def close(self) -> None:
         self.inner.close()
@@ -85,7 +88,7 @@ def serve(tiny_artifact: Path) -> Serve:
 
         def load(settings: Settings) -> Predictor:
             artifact = Artifact.open(tiny_artifact)
-            engines.append(ScriptedEngine(load_engine("onnxruntime", artifact, 1)))
+            engines.append(ScriptedEngine(load_engine("onnxruntime", artifact, EngineOptions(threads=1))))
             return Predictor(artifact, engines[0], settings.limits())
 
         runtime = Runtime(Settings.load(environ), load)

@@ -16,11 +16,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.batches: list[list[object]] = []
+        self.alone: list[bool] = []
         self.opened = threading.Event()
         self.threads: set[int] = set()
 
-    def __call__(self, items: Sequence[object]) -> list[object]:
+    def __call__(self, items: Sequence[object], alone: bool) -> list[object]:
         self.batches.append(list(items))
+        self.alone.append(alone)
         self.threads.add(threading.get_ident())
         self.opened.wait(10)
         if "bad" in items:
@@ -49,7 +51,7 @@ async def started(gate: Gate, batches: int = 1) -> None:
 
 
 def test_lone_item_does_not_wait() -> None:
-    batcher = Batcher(lambda items: items, limit=4, max_batch=8)
+    batcher = Batcher(lambda items, alone: items, limit=4, max_batch=8)
     try:
         ran = asyncio.run(batcher.submit("x", key=1, deadline=soon()))
         assert (ran.result, ran.batch) == ("x", 1)
@@ -148,7 +150,7 @@ def test_item_whose_deadline_passed_in_the_queue_is_not_run(gate: Gate) -> None:
 def test_deadline_below_the_measured_run_is_refused_without_running() -> None:
     runs: list[object] = []
 
-    def slow(items: Sequence[object]) -> Sequence[object]:
+    def slow(items: Sequence[object], alone: bool) -> Sequence[object]:
         runs.extend(items)
         time.sleep(0.05)
         return items
@@ -183,7 +185,7 @@ def test_failing_item_does_not_hurt_its_batch(gate: Gate) -> None:
 def test_engine_that_always_fails_is_called_broken_until_it_works() -> None:
     works = False
 
-    def run(items: Sequence[object]) -> Sequence[object]:
+    def run(items: Sequence[object], alone: bool) -> Sequence[object]:
         if works:
             return items
         raise ValueError("no")
@@ -224,7 +226,7 @@ def test_closed_batcher_runs_what_waits_and_refuses_the_rest(gate: Gate) -> None
 
 
 def test_wrong_number_of_results_is_a_failure_not_a_hang() -> None:
-    batcher = Batcher(lambda items: [], limit=2)
+    batcher = Batcher(lambda items, alone: [], limit=2)
     with pytest.raises(Internal):
         asyncio.run(batcher.submit("x", key=1, deadline=soon()))
     batcher.close()
@@ -233,7 +235,7 @@ def test_wrong_number_of_results_is_a_failure_not_a_hang() -> None:
 def test_old_measurement_does_not_lock_out_short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     pace: list[Callable[[], None]] = [lambda: time.sleep(0.05)]
 
-    def run(items: Sequence[object]) -> Sequence[object]:
+    def run(items: Sequence[object], alone: bool) -> Sequence[object]:
         pace[0]()
         return items
 
@@ -246,3 +248,45 @@ def test_old_measurement_does_not_lock_out_short_deadlines(monkeypatch: pytest.M
     batcher = Batcher(run, limit=2)
     asyncio.run(scenario())
     batcher.close()
+
+
+def test_what_finds_the_engine_busy_runs_side_by_side_once_the_lone_run_has_ended(gate: Gate) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def run(items: Sequence[object], alone: bool) -> Sequence[object]:
+        found = gate(items, alone)
+        if not alone:
+            both.wait()  # passes only if two runs are in progress
+        return found
+
+    async def scenario() -> None:
+        tasks = [await submit(batcher, "first")]
+        await started(gate)
+        tasks += [await submit(batcher, n) for n in range(4)]
+        await asyncio.sleep(0.05)
+        assert gate.batches == [["first"]], "a lone run has all cores to itself"
+        assert batcher.running_for() > 0
+        gate.opened.set()
+        await asyncio.gather(*tasks)
+
+    batcher = Batcher(run, limit=8, lanes=2)
+    asyncio.run(scenario())
+    assert sorted(gate.batches[1:]) == [[0], [1], [2], [3]]
+    assert gate.alone == [True, False, False, False, False]
+    assert len(gate.threads) == 2
+    batcher.close()
+    assert batcher.running_for() == 0
+
+
+def test_photos_that_come_one_after_another_are_alone(gate: Gate) -> None:
+    gate.opened.set()
+
+    async def scenario() -> None:
+        for n in range(3):
+            await batcher.submit(n, key="k", deadline=soon())
+            await asyncio.sleep(0.02)
+
+    batcher = Batcher(gate, limit=4, lanes=2)
+    asyncio.run(scenario())
+    batcher.close()
+    assert gate.alone == [True, True, True]

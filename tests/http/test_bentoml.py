@@ -28,7 +28,7 @@ import sys
 
 class Forbid:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "timm", "onnx", "training", "export", "benchmarks"):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "onnxscript", "training", "export", "benchmarks"):
             raise ImportError("forbidden here: " + name)
 
 sys.meta_path.insert(0, Forbid())
@@ -106,7 +106,7 @@ def bento(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory, fre
 
 
 def test_torch_is_forbidden_in_the_processes_of_these_tests(environ: dict[str, str]) -> None:
-    for name in ("torch", "onnx", "training"):
+    for name in ("torch", "onnxscript", "training"):
         done = subprocess.run(
             [sys.executable, "-c", f"import {name}"], env=environ, capture_output=True, text=True, check=False
         )

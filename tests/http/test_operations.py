@@ -65,21 +65,23 @@ def test_photos_before_the_model_is_ready_are_told_to_come_back(tiny_artifact: P
 
 def test_engine_that_does_not_reproduce_the_sample_never_serves(tiny_artifact: Path) -> None:
     from ptsa_serve.artifact import Artifact
-    from ptsa_serve.engines import load_engine
+    from ptsa_serve.engines import EngineOptions, load_engine
     from ptsa_serve.predictor import Predictor
 
     class Wrong:
         def __init__(self, inner) -> None:
-            self.inner, self.name, self.version, self.sizes, self.closed = inner, "wrong", "1", inner.sizes, False
+            self.inner, self.name, self.version, self.closed = inner, "wrong", "1", False
+            self.precision, self.branches, self.sizes, self.lanes = inner.precision, inner.branches, inner.sizes, 1
 
-        def run(self, batch):
-            return {name: values if name != "depth" else values * 2 for name, values in self.inner.run(batch).items()}
+        def run(self, batch, tasks=None, *, alone=True):
+            maps = self.inner.run(batch, tasks, alone=alone)
+            return {name: values if name != "depth" else values * 2 for name, values in maps.items()}
 
         def close(self) -> None:
             self.closed = True
 
     artifact = Artifact.open(tiny_artifact)
-    engine = Wrong(load_engine("onnxruntime", artifact, 1))
+    engine = Wrong(load_engine("onnxruntime", artifact, EngineOptions(threads=1)))
     runtime = Runtime(Settings.load({}), lambda settings: Predictor(artifact, engine, settings.limits()))
     with pytest.raises(PTSAError, match="depth"):
         runtime.start()

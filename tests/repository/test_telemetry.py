@@ -33,9 +33,9 @@ server.wait(30)
 TOOLS = """
 import benchmarks.graph, export.compile, training.fit
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 import sys
-load_engine("onnxruntime", Artifact.open(sys.argv[1]), 1)
+load_engine("onnxruntime", Artifact.open(sys.argv[1]), EngineOptions(threads=1))
 """
 
 

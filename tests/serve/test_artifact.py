@@ -1,15 +1,11 @@
 """Model folders: read with proof, written whole or not at all, weights folded as said."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.numpy import save
 
 from ptsa_serve import artifact as module
 from ptsa_serve.artifact import Artifact, ArtifactFile, external_layout, write_artifact
@@ -24,7 +20,7 @@ def copy(tiny_artifact: Path, tmp_path: Path) -> Path:
 def test_open_reads_what_was_written(tiny_artifact: Path):
     artifact = Artifact.open(tiny_artifact)
     assert artifact.manifest.name == "ptsa-tiny"
-    assert artifact.graph_path((48, 64)).is_file()
+    assert [variant.size for variant in artifact.variants.all] == [(48, 64), (64, 48), (56, 56)]
     photo, maps = artifact.sample()
     assert photo[:3] == b"\xff\xd8\xff"
     assert maps["normals"].shape == (48, 64, 3)
@@ -61,59 +57,9 @@ def test_every_file_is_checked(copy: Path, name: str):
 
 
 def test_unknown_size_lists_the_sizes(tiny_artifact: Path):
-    with pytest.raises(ArtifactError, match=r"no graph for \(1, 2\).*48, 64"):
-        Artifact.open(tiny_artifact).graph_path((1, 2))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    out=st.integers(1, 9),
-    into=st.integers(1, 9),
-    rank=st.integers(1, 4),
-    scale=st.floats(-4, 4, width=16),
-    transpose=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_folded_is_base_plus_scale_times_up_times_down(
-    tmp_path_factory: pytest.TempPathFactory, out: int, into: int, rank: int, scale: float, transpose: bool, seed: int
-):
-    random = np.random.default_rng(seed)
-    shapes = {"b": (out, into), "u": (out, rank), "d": (rank, into)}
-    parts = {key: random.standard_normal(shape).astype(np.float16) for key, shape in shapes.items()}
-    recipe = {"base": "b", "up": "u", "down": "d", "scale": scale, "transpose": transpose}
-    arrays = initializers(tmp_path_factory.mktemp("fold"), parts, {"w": recipe, "plain": {"base": "b"}})
-    wide = {key: values.astype(np.float64) for key, values in parts.items()}
-    expected = wide["b"] + scale * wide["u"] @ wide["d"]
-    assert np.allclose(arrays["w"], expected.T if transpose else expected, rtol=1e-5, atol=1e-5)
-    assert arrays["w"].dtype == np.float32
-    assert arrays["w"].flags.c_contiguous
-    assert np.array_equal(arrays["plain"], parts["b"].astype(np.float32))
-
-
-def initializers(folder: Path, tensors: dict[str, np.ndarray], recipes: object) -> dict[str, np.ndarray]:
-    """Through the public way, with a manifest that knows of the weights alone."""
-    (folder / "weights.safetensors").write_bytes(save(tensors, metadata={"initializers": json.dumps(recipes)}))
-    tiny = module.Manifest.model_construct(
-        files=(module.FileRecord(path="weights.safetensors", role="weights", bytes=0, sha256="0" * 64),)
-    )
-    return Artifact(folder, tiny).initializers()
-
-
-def test_equal_recipes_share_one_array(tmp_path: Path):
-    arrays = initializers(tmp_path, {"b": np.zeros((2, 2), np.float16)}, {"x": {"base": "b"}, "y": {"base": "b"}})
-    assert arrays["x"] is arrays["y"]
-
-
-@pytest.mark.parametrize("recipes", [{"x": {"base": "missing"}}, [], {"x": 3}])
-def test_weights_that_cannot_be_read_say_what_to_do(tmp_path: Path, recipes: object):
-    with pytest.raises(ArtifactError, match="export"):
-        initializers(tmp_path, {"b": np.zeros((2, 2), np.float16)}, recipes)
-
-
-def test_damaged_weights_are_an_artifact_error(copy: Path):
-    (copy / "weights.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        Artifact.open(copy, verify=False).initializers()
+    variants = Artifact.open(tiny_artifact).variants
+    with pytest.raises(ArtifactError, match=r"no fp32 folded graph for \(1, 2\); it takes 48x64, 64x48 or 56x56"):
+        variants.choose(variants.form(), (1, 2), ["depth"])
 
 
 def test_external_data_is_read_by_any_runtime(tiny_artifact: Path, tmp_path: Path):
@@ -123,9 +69,9 @@ def test_external_data_is_read_by_any_runtime(tiny_artifact: Path, tmp_path: Pat
         tmp_path / "standard" / "model-48x64.onnx", providers=["CPUExecutionProvider"]
     )
     pixels = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
-    from ptsa_serve.engines import load_engine
+    from ptsa_serve.engines import EngineOptions, load_engine
 
-    expected = load_engine("onnxruntime", artifact, 1).run(pixels)
+    expected = load_engine("onnxruntime", artifact, EngineOptions(threads=1)).run(pixels)
     for name, values in zip(expected, session.run(list(expected), {"image": pixels}), strict=True):
         assert np.allclose(values, expected[name], atol=1e-5)
 

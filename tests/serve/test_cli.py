@@ -89,7 +89,7 @@ def test_other_files_in_the_folder_stay(ptsa, photo: Path):
     ("arguments", "message"),
     [
         (["--tasks", "depht"], "there is no task 'depht'; use one of: segmentation, depth"),
-        (["--engine", "magic"], "PTSA_ENGINE is 'magic'; use one of: onnxruntime"),
+        (["--engine", "magic"], "PTSA_ENGINE is 'magic'; use one of: auto, onnxruntime"),
         (["--model", "/nowhere"], "is not a folder; name a folder that"),
         (["--render", "raw", "--format", "npz"], "Leave one of them out"),
     ],

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ptsa_serve.cores import usable_cores
@@ -91,8 +92,12 @@ def test_engine_and_decoders_take_it_as_their_default(tiny_artifact: Path, monke
     monkeypatch.setattr("ptsa_serve.engines.onnxruntime.usable_cores", lambda: 3)
     monkeypatch.setattr("ptsa_serve.settings.usable_cores", lambda: 3)
     asked = []
-    real = onnxruntime.session_options
-    monkeypatch.setattr(onnxruntime, "session_options", lambda *given: asked.append(real(*given)) or asked[-1])
-    load_engine("onnxruntime", Artifact.open(tiny_artifact)).close()
-    assert {options.intra_op_num_threads for options in asked} == {3}
+    real = onnxruntime._session_options
+    monkeypatch.setattr(onnxruntime, "_session_options", lambda *given: asked.append(real(*given)) or asked[-1])
+    engine = load_engine("onnxruntime", Artifact.open(tiny_artifact))
+    assert engine.lanes == 3
+    engine.run(np.zeros((1, 48, 64, 3), np.uint8))
+    engine.run(np.zeros((1, 48, 64, 3), np.uint8), alone=False)
+    engine.close()
+    assert [options.intra_op_num_threads for options in asked] == [3, 1]
     assert Settings.load({}).decoders() == 3

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import load_engine
+from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.engines.onnxruntime import OnnxRuntimeEngine
 from ptsa_serve.errors import BadImage, DeadlineExceeded, EngineError, UnknownTask
+from ptsa_serve.graphs import Graph
 from ptsa_serve.images import ImageLimits
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.tasks import KINDS, TASKS
@@ -23,7 +24,7 @@ from ptsa_serve.tasks import KINDS, TASKS
 @pytest.fixture(scope="module")
 def predictor(tiny_artifact: Path) -> Predictor:
     artifact = Artifact.open(tiny_artifact)
-    return Predictor(artifact, load_engine("onnxruntime", artifact, 1), ImageLimits())
+    return Predictor(artifact, load_engine("onnxruntime", artifact, EngineOptions(threads=1)), ImageLimits())
 
 
 def photo_of(width: int, height: int) -> bytes:
@@ -119,9 +120,10 @@ def test_sample_is_reproduced(predictor: Predictor):
 
 def test_engine_that_answers_otherwise_fails_the_check(predictor: Predictor):
     class Shifted:
-        name, version, sizes = "shifted", "0", predictor.engine.sizes
+        name, version, sizes, lanes = "shifted", "0", predictor.engine.sizes, 1
+        precision, branches = predictor.engine.precision, predictor.engine.branches
 
-        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        def run(self, batch: np.ndarray, tasks: object = None, *, alone: bool = True) -> dict[str, np.ndarray]:
             maps = predictor.engine.run(batch)
             return {**maps, "depth": maps["depth"] * 1.1, "normals": maps["normals"][:, ::-1]}
 
@@ -142,13 +144,13 @@ def test_info_has_what_the_contract_names(predictor: Predictor):
     "batch", [np.zeros((1, 48, 64, 3)), np.zeros((1, 9, 9, 3), np.uint8), np.zeros((48, 64, 3), np.uint8)]
 )
 def test_engine_refuses_other_arrays_and_names_its_own(predictor: Predictor, batch: np.ndarray):
-    with pytest.raises(EngineError, match=r"the model takes uint8 \(N, 48, 64, 3\) or"):
+    with pytest.raises(EngineError, match=r"the model takes uint8 \(N, H, W, 3\), HxW one of 48x64, "):
         predictor.engine.run(batch)
 
 
 def test_sessions_share_one_copy_of_the_weights(predictor: Predictor, tiny_artifact: Path):
     """Changed in the one place, the weights change the answers of every size."""
-    engine = OnnxRuntimeEngine(Artifact.open(tiny_artifact), threads=1)
+    engine = OnnxRuntimeEngine(Artifact.open(tiny_artifact), EngineOptions(threads=1))
     batches = [np.full((1, *size, 3), 99, np.uint8) for size in engine.sizes]
     before = [engine.run(batch)["depth"] for batch in batches]
     engine._arrays["head.depth"] += 1
@@ -161,13 +163,11 @@ def test_unknown_engine_lists_the_known(tiny_artifact: Path):
         load_engine("magic", Artifact.open(tiny_artifact))
 
 
-def test_damaged_graph_is_an_engine_error(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes(b"\x08\x0a" + bytes(50))
+def test_damaged_graph_is_an_engine_error(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch):
     artifact = Artifact.open(tiny_artifact)
-    monkeypatch.setattr(Artifact, "graph_path", lambda self, size: broken)
-    with pytest.raises(EngineError, match=r"cannot load .*broken\.onnx.*export"):
-        load_engine("onnxruntime", artifact)
+    monkeypatch.setattr(Artifact, "graph", lambda *_: Graph(b"\x08\x0a" + bytes(50), ("depth",), ()))
+    with pytest.raises(EngineError, match=r"cannot load .*model-48x64\.onnx.*export"):
+        load_engine("onnxruntime", artifact).run(np.zeros((1, 48, 64, 3), np.uint8))
 
 
 def test_missing_runtime_says_how_to_get_it(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch):

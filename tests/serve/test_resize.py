@@ -1,27 +1,12 @@
 """Between grids: classes stay classes, means stay means, vectors stay unit, and what is linear stays linear."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptsa_serve.resize import choose_size, shrink, stretch
+from ptsa_serve.resize import shrink, stretch
 
-SIZES = ((384, 512), (512, 384), (448, 448), (320, 576), (576, 320))
 SIDES = st.tuples(st.integers(1, 60), st.integers(1, 60))
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [(480, 640, 0), (640, 480, 1), (300, 300, 2), (1080, 1920, 3), (1920, 1080, 4), (100, 9999, 3), (16, 16, 2)],
-)
-def test_nearest_aspect_ratio_is_chosen(height: int, width: int, expected: int):
-    assert choose_size(height, width, SIZES) == SIZES[expected]
-
-
-@given(st.integers(16, 9999), st.integers(16, 9999))
-def test_turning_the_photo_turns_the_choice(height: int, width: int):
-    assert choose_size(width, height, SIZES)[::-1] == choose_size(height, width, SIZES)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ptsa_serve.errors import TreeError
 from ptsa_serve.task_tree import TaskTree
 from training.allocation.counts import default_counts, from_counts
 from training.allocation.doubt import doubt
@@ -40,7 +41,7 @@ def every_tree(tasks: str, counts: tuple[int, ...]) -> Iterator[TaskTree]:
         for count in counts
     ]
     for chain in product(*stages):
-        with suppress(ConfigError):
+        with suppress(TreeError):
             yield TaskTree(tuple(tasks), chain)
 
 

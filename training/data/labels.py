@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ptsa_serve.resize import nearest
 from ptsa_serve.tasks import KINDS, Kind
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "LabelKind",
     "LabelledPhoto",
     "labelled",
-    "nearest",
     "no_label",
     "pixels",
     "planes",
@@ -46,13 +46,6 @@ class LabelledPhoto:
     image: NDArray[np.uint8]
     labels: dict[str, NDArray]
     kinds: Mapping[str, Kind]
-
-
-def nearest(label: NDArray, size: tuple[int, int]) -> NDArray:
-    """A label at `size` (h, w), the value at each pixel's centre."""
-    rows = ((np.arange(size[0]) + 0.5) * label.shape[0] / size[0]).astype(int)
-    columns = ((np.arange(size[1]) + 0.5) * label.shape[1] / size[1]).astype(int)
-    return label[np.ix_(rows, columns)]
 
 
 def _lines(label: NDArray, size: tuple[int, int]) -> NDArray:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptsa_serve.resize import nearest
 from ptsa_serve.tasks import TASKS, Task
 from training.data.archives import axes_note, evenly, find_axes, labels_in, listed, mask
 from training.data.arrays import fitted, read_mat
 from training.data.files import read_classes, read_grey, read_vectors, unit_vectors
-from training.data.labels import IGNORE, nearest
+from training.data.labels import IGNORE
 from training.data.pascal_tables import FLOORS, HUMAN_PARTS, PARTS, SEGMENTATION, WITH_NORMALS
 from training.data.photoset import PhotoSet, files_by_name
 from training.data.records import EDGES

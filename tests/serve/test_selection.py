@@ -1,0 +1,124 @@
+"""The fastest engine is found by running all of them; a wrong one is never taken; the choice is remembered."""
+
+import json
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.engines import ENGINES, Engine, EngineOptions, EngineRow
+from ptsa_serve.engines import onnxruntime as real
+from ptsa_serve.errors import EngineError
+from ptsa_serve.loading import load_predictor
+from ptsa_serve.selection import Timing, candidates, fastest, recall, remember, time_engines
+from ptsa_serve.settings import Settings
+
+
+class Other:
+    """The real engine under another name, slower or at fault."""
+
+    lanes = 1
+
+    def __init__(self, name: str, inner: Engine) -> None:
+        self.name, self.inner = name, inner
+        self.version, self.sizes = inner.version, inner.sizes
+        self.precision, self.branches = inner.precision, inner.branches
+
+    def run(self, batch: np.ndarray, tasks: object = None, *, alone: bool = True) -> dict[str, np.ndarray]:
+        maps = self.inner.run(batch)
+        if self.name == "slow":
+            time.sleep(0.02)
+        return maps if self.name == "slow" else {**maps, "depth": maps["depth"] * 2}
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two engines more, the first of the table among them."""
+    rows = {"onnxruntime": ENGINES["onnxruntime"]}
+    for name in ("slow", "wrong"):
+        module = types.ModuleType(f"engine_{name}")
+        module.load = lambda artifact, options, name=name: Other(name, real.load(artifact, options))
+        module.offers = real.offers
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        rows[name] = EngineRow(module.__name__, ("onnxruntime",))
+    for name in list(ENGINES):
+        monkeypatch.delitem(ENGINES, name)
+    for name in ("slow", "wrong", "onnxruntime"):
+        monkeypatch.setitem(ENGINES, name, rows[name])
+
+
+@pytest.mark.usefixtures("three")
+def test_fastest_is_first_and_what_is_wrong_is_left_out_with_the_reason(tiny_artifact: Path):
+    artifact = Artifact.open(tiny_artifact)
+    timings = time_engines(artifact, candidates(artifact, EngineOptions(threads=1)), seconds=0.1)
+    assert [timing.engine for timing in timings] == ["onnxruntime", "slow", "wrong"]
+    assert "does not reproduce the model's sample (off by: depth" in timings[2].refused
+    assert timings[1].alone_ms >= 20
+    assert fastest(timings) == timings[0]
+    with pytest.raises(EngineError, match=r"no engine runs this model here \(wrong .*; install one"):
+        fastest(timings[2:])
+
+
+@pytest.mark.usefixtures("three")
+def test_the_choice_is_remembered_for_this_model_and_these_engines(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+):
+    artifact = Artifact.open(tiny_artifact)
+    found = candidates(artifact, EngineOptions(threads=1))
+    assert recall(artifact, found) is None
+    remember(artifact, found, Timing("slow", "1", "fp32", "folded", 1.0, 1.0, 0.0))
+    assert recall(artifact, found) == Timing("slow", "1", "fp32", "folded", 1.0, 1.0, 0.0)
+    assert recall(artifact, candidates(artifact, EngineOptions(threads=2))) is None
+    settings = Settings.load({"PTSA_MODEL": str(tiny_artifact), "PTSA_THREADS": "1"})
+    assert load_predictor(settings).engine.name == "slow"
+    monkeypatch.delitem(ENGINES, "wrong")
+    assert recall(artifact, candidates(artifact, EngineOptions(threads=1))) is None
+
+
+@pytest.mark.usefixtures("three")
+def test_what_is_not_known_is_found_out_when_the_server_starts(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch):
+    """The process that times knows the real engines alone: its answer is put in their place."""
+    asked = []
+
+    def timed(artifact: Artifact, options: EngineOptions) -> list[Timing]:
+        asked.append(options.threads)
+        return time_engines(artifact, candidates(artifact, options), seconds=0.1)
+
+    monkeypatch.setattr("ptsa_serve.loading._timed_elsewhere", timed)
+    settings = Settings.load({"PTSA_MODEL": str(tiny_artifact), "PTSA_THREADS": "1"})
+    assert load_predictor(settings).engine.name == "slow", "the first, without any timing"
+    assert load_predictor(settings, tune=True).engine.name == "onnxruntime"
+    assert load_predictor(settings, tune=True).engine.name == "onnxruntime"
+    assert load_predictor(settings).engine.name == "onnxruntime"
+    assert asked == [1], "once"
+
+
+def test_timing_in_a_process_of_its_own(tiny_artifact: Path):
+    from ptsa_serve.loading import _timed_elsewhere
+
+    (timing,) = _timed_elsewhere(Artifact.open(tiny_artifact), EngineOptions(threads=1), seconds=0)
+    assert (timing.engine, timing.precision, timing.refused) == ("onnxruntime", "fp32", "")
+    assert timing.alone_ms is not None
+
+
+def test_a_cache_that_holds_something_else_is_as_good_as_none(tiny_artifact: Path, cache: Path):
+    artifact = Artifact.open(tiny_artifact)
+    found = candidates(artifact, EngineOptions())
+    remember(artifact, found, Timing("onnxruntime", "1", "fp32", "folded"))
+    (file,) = cache.rglob("*.json")
+    for content in ("", "[]", json.dumps({"colour": "red"})):
+        file.write_text(content)
+        assert recall(artifact, found) is None
