@@ -90,10 +90,10 @@ $(CREATED):
 # Newer sources of the list of packages make a stamp stale; unchanged ones cost nothing.
 $(SERVE): pyproject.toml constraints.txt $(CREATED)
 	@echo "Installing what serving needs (about a minute)"
-	@$(INSTALL) --editable '.[cpu]'
+	@$(INSTALL) --editable '.[cpu,openvino]'
 	@touch $@
 
 $(DEVELOP): pyproject.toml constraints.txt $(CREATED)
 	@echo "Installing what development needs (several minutes, torch is large)"
-	@$(INSTALL) --editable '.[cpu,train,dev]'
+	@$(INSTALL) --editable '.[cpu,openvino,tensorrt-rtx,train,dev]'
 	@touch $@ $(SERVE)
