@@ -1,0 +1,158 @@
+"""Which server gives the most photos a second from the same graph, and how long does a photo take under load?
+
+All servers run at once and are asked in turn, a closed loop of clients each; those that are not asked rest. The engine
+alone is timed in the same rounds: one photo on all threads, and as many photos at a time as there are threads on one
+each, whichever is faster; that is the best that this machine can do.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+import httpx
+import numpy as np
+import onnxruntime
+from tqdm import tqdm
+
+from benchmarks.measurement import Measurement
+from benchmarks.rivals.plain import GRAPH
+from benchmarks.server import running_server
+from benchmarks.service import photo_640
+from ptsa_serve.artifact import Artifact
+
+__all__ = ["measure_rivals"]
+
+SIZE = (384, 512)
+OURS = "/v1/predict?format=npz&size=model"
+
+# By name the command that serves on a port. Each posts the field `image` to /predict.
+RIVALS: dict[str, tuple[str, ...]] = {
+    "fastapi": ("uvicorn", "benchmarks.rivals.fastapi_app:app", "--log-level", "error", "--port"),
+    "bentoml": ("bentoml", "serve", "benchmarks.rivals.bentoml_app:Rival", "--port"),
+    "litserve": ("benchmarks.rivals.litserve_app",),
+}
+
+
+def measure_rivals(artifact: Artifact, *, threads: int, clients: int, requests: int, rounds: int) -> Measurement:
+    """Each round every server gets `requests` photos from `clients` at a time."""
+    photo = photo_640(artifact)
+    rates: dict[str, list[float]] = {}
+    latencies: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "graphs"
+        artifact.write_external_data(folder)
+        variant = artifact.variants.choose(artifact.variants.form(), SIZE, artifact.manifest.task_table())
+        graph = folder / variant.path
+        settings = {"PTSA_THREADS": str(threads), "PTSA_QUEUE": str(4 * clients), "PTSA_ENGINE": "onnxruntime"}
+        ours = stack.enter_context(running_server(**settings))
+        urls = {"ours": ours.url + OURS}
+        for name in RIVALS:
+            urls[name] = stack.enter_context(_rival(name, graph, photo)) + "/predict"
+        best = _Best(graph, threads)
+        for _ in tqdm(range(rounds), desc="rounds"):
+            rates.setdefault("engine", []).append(best.rate())
+            for name, url in urls.items():
+                seconds, times = asyncio.run(_closed_loop(url, photo, clients, requests))
+                rates.setdefault(name, []).append(requests / seconds)
+                latencies.setdefault(name, []).extend(times)
+    figures: dict[str, float | None] = {f"{name}_photos_per_second": median(found) for name, found in rates.items()}
+    for name, times in latencies.items():
+        figures |= {f"{name}_p50_ms": 1000 * median(times), f"{name}_p95_ms": 1000 * float(np.quantile(times, 0.95))}
+    for name in rates:
+        if name != "ours":
+            ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates[name], strict=True)]
+            figures[f"ours_against_{name}_ratio"] = median(ratios)
+    conditions = {"photo": "640x480 JPEG", "answer": "npz of 512x384", "threads": threads, "clients": clients}
+    return Measurement(
+        "Which server gives the most photos a second from the same graph?",
+        figures,
+        {**conditions, "rounds": rounds, "requests_a_round": requests},
+    )
+
+
+class _Best:
+    """The graph in ONNX Runtime with its default options, one photo on all threads or one on each."""
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        self._threads = threads
+        self._wide, self._narrow = (_session(graph, count) for count in (threads, 1))
+        self._photo = {"image": np.zeros((1, *SIZE, 3), np.uint8)}
+        self.rate()  # the first runs do not count
+
+    def rate(self, runs: int = 8) -> float:
+        """Photos a second of the better way."""
+        began = time.perf_counter()
+        for _ in range(runs):
+            self._wide.run(None, self._photo)
+        between = time.perf_counter()
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(lambda _: self._narrow.run(None, self._photo), range(runs)))
+        return runs / min(between - began, time.perf_counter() - between)
+
+
+def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _rival(name: str, graph: Path, photo: bytes) -> Iterator[str]:
+    """The address of a rival that answers. Raises RuntimeError if it does not come to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, GRAPH: str(graph), "BENTOML_DO_NOT_TRACK": "true"}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *RIVALS[name], str(port)],
+            env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        try:
+            url = f"http://127.0.0.1:{port}"
+            end = time.monotonic() + 120
+            while not _answers(url, photo):
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    raise RuntimeError(f"{name} does not serve: {log.read().decode(errors='replace')[-500:]}")
+                time.sleep(0.3)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _answers(url: str, photo: bytes) -> bool:
+    try:
+        return httpx.post(f"{url}/predict", files={"image": photo}, timeout=60).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def _closed_loop(url: str, photo: bytes, clients: int, requests: int) -> tuple[float, list[float]]:
+    """Seconds in all, and of each request. Raises RuntimeError for an answer that is not 200."""
+    times: list[float] = []
+    left = iter(range(requests))
+
+    async def one(client: httpx.AsyncClient) -> None:
+        for _ in left:
+            began = time.perf_counter()
+            answer = await client.post(url, files={"image": photo})
+            if answer.status_code != 200:
+                raise RuntimeError(f"{url} answered {answer.status_code}: {answer.text[:200]}")
+            times.append(time.perf_counter() - began)
+
+    async with httpx.AsyncClient(timeout=120) as client:
+        start = time.perf_counter()
+        await asyncio.gather(*(one(client) for _ in range(clients)))
+        return time.perf_counter() - start, times
