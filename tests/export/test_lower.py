@@ -111,6 +111,7 @@ def test_the_manifest_says_what_was_lost(lowered: Artifact):
         (entry,) = said[precision]["losses"]["folded"]
         assert (entry["data"], entry["task"], entry["figure"]) == ("nyu", "depth", "RMSE_m")
         assert entry["lost"] <= ALLOWED[precision]
+        assert said[precision]["photos"] == {"nyu": COUNT}
     assert said["int8"]["left_out"] == []
     assert said["int8"]["calibration_photos"] == COUNT
 
