@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.accuracy import served_figures
+from export.accuracy import chosen, served_figures
 from export.errors import AccuracyError, ExportError
 from export.outputs import refuse_folder
 from export.photos import choose_photos
@@ -158,7 +158,8 @@ def _passed(
             report(f"{form}: {loss}")
         check(precision, found[form.branches])
     said = {branches: [_entry(loss) for loss in entries] for branches, entries in found.items()}
-    return _noted(draft, precision, {"photos": gate.count, "losses": said})
+    photos = {name: len(chosen(data, gate.count)) for name, data in gate.sets.items()}
+    return _noted(draft, precision, {"photos": photos, "losses": said})
 
 
 def _near_fp32(draft: Artifact, predictor: Predictor, form: Form) -> None:

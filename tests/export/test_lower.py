@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,8 +22,11 @@ from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.selection import candidates
 from ptsa_serve.tasks import TASKS
+from ptsa_serve.variants import Precision
+from training.scoring.metrics import Figures
 
 COUNT = 4
+Figured = dict[str, dict[str, Figures]]
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -44,7 +48,7 @@ def nyu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(tiny_artifact: Path, nyu: Path, tmp_path: Path) -> Callable[..., LowerConfig]:
-    def make(*precisions: str, **changes) -> LowerConfig:
+    def make(*precisions: Precision, **changes) -> LowerConfig:
         fields = {"data": {"nyu": nyu}, "photos": [nyu / "train"], "calibration_count": COUNT, **changes}
         return LowerConfig(tiny_artifact, tmp_path / "out", precisions, **fields)
 
@@ -95,7 +99,7 @@ def test_an_unpacked_artifact_runs_in_every_precision_without_this_package(lower
     batch = np.random.default_rng(1).integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
     for precision in ("fp16", "int8"):
         engine = load_engine("onnxruntime", lowered, EngineOptions(threads=1, precision=precision))
-        session = onnxruntime.InferenceSession(tmp_path / "plain" / f"model-48x64-{precision}.onnx")
+        session: Any = onnxruntime.InferenceSession(tmp_path / "plain" / f"model-48x64-{precision}.onnx")
         maps = dict(zip(TASKS, session.run(list(TASKS), {"image": batch}), strict=True))
         for name, values in engine.run(batch).items():
             assert np.allclose(values, maps[name], atol=1e-3)
@@ -107,6 +111,7 @@ def test_the_manifest_says_what_was_lost(lowered: Artifact):
         (entry,) = said[precision]["losses"]["folded"]
         assert (entry["data"], entry["task"], entry["figure"]) == ("nyu", "depth", "RMSE_m")
         assert entry["lost"] <= ALLOWED[precision]
+        assert said[precision]["photos"] == {"nyu": COUNT}
     assert said["int8"]["left_out"] == []
     assert said["int8"]["calibration_photos"] == COUNT
 
@@ -124,7 +129,7 @@ def test_bf16_is_measured_where_an_engine_runs_it_and_else_refused(config, tmp_p
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_loss_beyond_what_is_allowed_writes_nothing(
-    config, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(ALLOWED, precision, -0.5)
     with pytest.raises(AccuracyError, match=rf"{precision} loses more .*depth on nyu: RMSE_m \d.*no artifact"):
@@ -223,8 +228,8 @@ def test_a_loss_is_the_part_by_which_a_figure_is_worse(figure: str, before: floa
 
 
 def test_a_figure_that_is_gone_is_lost_and_one_that_never_was_does_not_count():
-    before = {"nyu": {"depth": {"RMSE_m": 0.5}, "normals": {"mean_angle_degrees": None}}}
-    after = {"nyu": {"depth": {"RMSE_m": None}, "normals": {"mean_angle_degrees": None}}}
+    before: Figured = {"nyu": {"depth": {"RMSE_m": 0.5}, "normals": {"mean_angle_degrees": None}}}
+    after: Figured = {"nyu": {"depth": {"RMSE_m": None}, "normals": {"mean_angle_degrees": None}}}
     with pytest.raises(AccuracyError, match="depth on nyu"):
         check("fp16", losses(before, after))
     with pytest.raises(AccuracyError, match="no label"):

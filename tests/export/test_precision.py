@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ def run(model: onnx.ModelProto | Path, photos: np.ndarray) -> dict[str, np.ndarr
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     data = str(model) if isinstance(model, Path) else model.SerializeToString()
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return dict(zip(TASKS, session.run(list(TASKS), {"image": photos}), strict=True))
 
 
