@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ptsa_serve.errors import ArtifactError
 
-__all__ = ["Recipe", "WeightsFile", "metadata"]
+__all__ = ["Recipe", "WeightsFile", "in_steps", "metadata"]
 
 _AGAIN = "copy the folder again, or make it again with `python -m export`"
 _METADATA_KEY = "initializers"
@@ -27,6 +27,7 @@ class Recipe:
 
     base (out, in) + scale * up (out, r) @ down (r, in), or `stack` (n tensors along a new first axis); computed in
     float32, then the last two axes exchanged for `transpose`, then `dtype`. "" as dtype: float32, and integers stay.
+    steps (n,): int8 as multiples of these, one for each of the n channels along `axis`.
     """
 
     base: str = ""
@@ -36,6 +37,8 @@ class Recipe:
     transpose: bool = False
     stack: tuple[str, ...] = ()
     dtype: str = ""
+    steps: str = ""
+    axis: int = 0
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
@@ -101,7 +104,16 @@ def _make(weights: Any, recipe: Recipe) -> np.ndarray:
         made = made + np.float32(recipe.scale) * (up @ down)
     if recipe.transpose:
         made = made.swapaxes(-1, -2)
+    if recipe.steps:
+        made = in_steps(made, weights.get_tensor(recipe.steps), recipe.axis)
     return np.ascontiguousarray(made.astype(recipe.dtype, copy=False) if recipe.dtype else made)
+
+
+def in_steps(values: np.ndarray, steps: np.ndarray, axis: int) -> np.ndarray:
+    """int8: float32 `values` as multiples, -127 to 127, of `steps` (n,) along `axis`, to the nearest, ties to even."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return np.clip(np.rint(values / steps.reshape(shape)), -127, 127).astype(np.int8)
 
 
 def _float32(tensor: np.ndarray) -> np.ndarray:

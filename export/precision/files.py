@@ -1,5 +1,6 @@
 """The files of a lower precision: graphs beside the fp32 ones, and what they add to the weights."""
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,9 @@ from export.passes import Externalise, StripMetadata
 from export.precision.half import HALVES, to_half
 from ptsa_serve.artifact import Artifact, ArtifactFile, external_data, external_layout
 from ptsa_serve.variants import Precision, Variant
-from ptsa_serve.weights import Recipe, WeightsFile, metadata
+from ptsa_serve.weights import Recipe, WeightsFile, in_steps, metadata
 
 __all__ = ["fp32_graphs", "half_files", "int8_files", "merged", "with_weights"]
-
-INT8_WEIGHTS = "weights-int8.safetensors"
 
 
 def fp32_graphs(artifact: Artifact) -> list[Variant]:
@@ -40,33 +39,47 @@ def half_files(artifact: Artifact, precision: Precision) -> list[ArtifactFile]:
         dtype = {new: new.rpartition(".")[2] for new in renamed}
         new = {name: replace(known[old], dtype=dtype[name]) for name, old in renamed.items()}
         recipes.setdefault(variant.weights, dict(known)).update(new)
-    weights = {path: _with_recipes(artifact.folder / path, entries) for path, entries in recipes.items()}
-    layouts = {
-        path: external_layout(_lengths(WeightsFile(artifact.folder / path, entries)))
-        for path, entries in recipes.items()
-    }
+    weights = {path: _with_recipes(artifact.folder / path, entries, {}) for path, entries in recipes.items()}
+    layouts = {path: external_layout(_lengths_of(path, data)) for path, data in weights.items()}
     graphs = [_graph(variant, model, precision, variant.weights, layouts[variant.weights]) for variant, model in made]
     return [*graphs, *(ArtifactFile(path, "weights", data) for path, data in weights.items())]
 
 
-def int8_files(graphs: Iterable[tuple[Variant, onnx.ModelProto]], weights: Iterable[str]) -> list[ArtifactFile]:
-    """Quantized graphs, with all weights inside, as files over one file of weights of their own.
+def int8_files(artifact: Artifact, graphs: Iterable[tuple[Variant, onnx.ModelProto]]) -> list[ArtifactFile]:
+    """Quantized graphs, with all weights inside, as files over the weights of the fp32 graphs.
 
-    weights: names of the large tensors of the fp32 graphs; what the quantizer made of one has its name and a suffix.
+    Of a weight in int8 the file gains the step of each channel: the rest is what is there, counted in these steps.
     """
-    known = tuple(weights)
     made = [(variant, ir.from_proto(proto)) for variant, proto in graphs]
-    arrays: dict[str, np.ndarray] = {}
-    for _, model in made:
+    recipes: dict[str, dict[str, Recipe]] = {}
+    tensors: dict[str, dict[str, np.ndarray]] = {}
+    for variant, model in made:
         model.metadata_props.clear()  # the quantizer's note to itself
+        known, extra = recipes.setdefault(variant.weights, {}), tensors.setdefault(variant.weights, {})
+        known |= artifact.weights(variant).recipes
         for name, value in model.graph.initializers.items():
-            if name.startswith(known) and value.const_value is not None:
-                arrays[name] = value.const_value.numpy()
-    layout = external_layout({name: array.nbytes for name, array in arrays.items()})
-    files = [_graph(variant, model, "int8", INT8_WEIGHTS, layout) for variant, model in made]
-    recipes = {name: Recipe(name) for name in arrays}
-    data = save({name: _smallest(array) for name, array in arrays.items()}, metadata(recipes))
-    return [*files, ArtifactFile(INT8_WEIGHTS, "weights", data)]
+            weight, _, part = name.rpartition("_")
+            if part == "quantized" and weight in known and value.const_value is not None:
+                steps = model.graph.initializers[f"{weight}_scale"].const_value
+                assert steps is not None
+                extra[f"{weight}_scale"] = steps.numpy()
+                known[f"{weight}_scale"] = Recipe(f"{weight}_scale")
+                known[name] = _counted(artifact, variant, weight, value.const_value.numpy(), steps.numpy())
+                if known[name].base == name:
+                    extra[name] = value.const_value.numpy()
+    weights = {path: _with_recipes(artifact.folder / path, entries, tensors[path]) for path, entries in recipes.items()}
+    layouts = {path: external_layout(_lengths_of(path, data)) for path, data in weights.items()}
+    files = [_graph(variant, model, "int8", variant.weights, layouts[variant.weights]) for variant, model in made]
+    return [*files, *(ArtifactFile(path, "weights", data) for path, data in weights.items())]
+
+
+def _counted(artifact: Artifact, variant: Variant, weight: str, found: np.ndarray, steps: np.ndarray) -> Recipe:
+    """How `found`, the quantizer's form of `weight`, is made; as a tensor of its own if counting gives another."""
+    file = artifact.weights(variant)
+    axis = 0 if found.ndim == 4 else found.ndim - 1  # of a convolution (out, in, h, w), of a matrix (in, out)
+    if np.array_equal(in_steps(file.make([weight])[weight], steps, axis), found):
+        return replace(file.recipes[weight], steps=f"{weight}_scale", axis=axis)
+    return Recipe(f"{weight}_quantized")
 
 
 def with_weights(artifact: Artifact, variant: Variant) -> onnx.ModelProto:
@@ -116,19 +129,17 @@ def _graph(
     return ArtifactFile(f"{path.stem}-{precision}{path.suffix}", "graph", data, attributes)
 
 
-def _lengths(file: WeightsFile) -> dict[str, int]:
-    return {name: array.nbytes for name, array in file.make(file.recipes).items()}
+def _lengths_of(path: str, data: bytes) -> dict[str, int]:
+    """Bytes of each tensor that the file of weights `data` makes, in the order of its recipes."""
+    with tempfile.TemporaryDirectory(prefix="ptsa-lower-") as folder:
+        place = Path(folder) / path
+        place.write_bytes(data)
+        file = WeightsFile.open(place)
+        return {name: array.nbytes for name, array in file.make(file.recipes).items()}
 
 
-def _with_recipes(path: Path, recipes: Mapping[str, Recipe]) -> bytes:
+def _with_recipes(path: Path, recipes: Mapping[str, Recipe], tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The file of weights at `path` with `tensors` beside its own, and other recipes."""
     with safe_open(path, framework="numpy") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return save(tensors, metadata(recipes))
-
-
-def _smallest(array: np.ndarray) -> np.ndarray:
-    """fp16 if that holds every value exactly, else as it is; integers are small already."""
-    if array.dtype != np.float32:
-        return array
-    half = array.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), array) else array
+        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return save({**kept, **tensors}, metadata(recipes))

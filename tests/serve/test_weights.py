@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from ptsa_serve.errors import ArtifactError
-from ptsa_serve.weights import Recipe, WeightsFile, metadata
+from ptsa_serve.weights import Recipe, WeightsFile, in_steps, metadata
 
 HALF = np.zeros((2, 2), np.float16)
 
@@ -55,6 +55,22 @@ def test_a_stack_has_a_new_first_axis_and_every_matrix_is_transposed(tmp_path: P
     assert array.dtype == np.float16
     assert array.flags.c_contiguous
     assert np.array_equal(array, np.stack([tensors["a"].T, tensors["b"].T, tensors["a"].T]))
+
+
+@given(seed=st.integers(0, 99), axis=st.integers(0, 1))
+def test_int8_is_within_half_a_step_of_each_channel(seed: int, axis: int):
+    values = np.random.default_rng(seed).standard_normal((5, 7)).astype(np.float32)
+    steps = np.abs(values).max(axis=1 - axis) / 127
+    found = in_steps(values, steps, axis)
+    wide = np.expand_dims(steps, 1 - axis)
+    assert found.dtype == np.int8
+    assert np.all(np.abs(found * wide - values) <= wide / 2 + 1e-6)
+
+
+def test_a_recipe_counts_what_it_made(tmp_path: Path):
+    tensors = {"b": np.array([[1, -2], [3, 4]], np.float16), "s": np.array([1, 0.5], np.float32)}
+    recipe = {"base": "b", "transpose": True, "steps": "s", "axis": 1}
+    assert made(tmp_path, tensors, {"q": recipe})["q"].tolist() == [[1, 6], [-2, 8]]
 
 
 def test_whole_numbers_stay_whole_numbers(tmp_path: Path):
