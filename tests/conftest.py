@@ -33,6 +33,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore::UserWarning:PIL")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # With `-n 2`, what stays together in one process: files, whose fixtures are theirs, and folders in which many files
+    # share one that is dear, graphs that are exported or a server.
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder = item.path.parent
+            together = folder if folder.name in ("export", "http") else item.path
+            item.add_marker(pytest.mark.xdist_group(together.relative_to(config.rootpath).as_posix()))
+
+
 @pytest.fixture(scope="session")
 def photo_jpeg() -> bytes:
     """A room of sorts, 320 x 240: gradient, floor, boxes, a lamp and a little noise."""
