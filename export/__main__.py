@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -11,12 +13,19 @@ from export.compile import CompileConfig, compile_artifact
 from export.errors import ExportError
 from export.figures import read_figures, read_json
 from export.graphs import SIZES
+from export.lower import LowerConfig, lower_artifact
 from export.outputs import refuse_unwritable
 from export.photos import choose_photos
+from export.plans import FLAVOURS, PlansConfig, build_plans
+from export.precision.gate import ALLOWED
+from export.recompile import recompile
+from export.tensorrt import BuildOptions
 from export.tree import TreeConfig, choose
+from export.triton import Backend, TritonConfig, write_repository
 from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import PTSAError
+from ptsa_serve.variants import Branches, Precision
 from training.errors import TrainingError
 from training.trees.text import tree_text
 
@@ -30,6 +39,9 @@ PHOTOS = click.option(
     help="Photo, or folder of photos, for the parity gate; may be repeated.",
 )  # fmt: skip
 PHOTO_COUNT = click.option("--photo-count", default=4, show_default=True, type=click.IntRange(min=1))
+
+PRECISION = click.option("--precision", type=click.Choice(get_args(Precision)), help="Default: fp32 where it is there.")
+BRANCHES = click.option("--branches", type=click.Choice(get_args(Branches)), help="Default: folded where it is there.")
 
 
 class Commands(click.Group):
@@ -91,6 +103,51 @@ def unpack(artifact: Path, out: Path) -> None:
     click.echo(f"wrote {out}")
 
 
+@main.command("lower")
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--precision", required=True, metavar="LIST", help="fp16, bf16, int8: one, or several by commas.")
+@click.option(
+    "--data", multiple=True, required=True, metavar="NAME=DIR",
+    help="Labelled data set for the gate, like nyu=data/nyu; may be repeated.",
+)  # fmt: skip
+@click.option("--split", default="val", show_default=True)
+@click.option(
+    "--photo-count", default=100, show_default=True, type=click.IntRange(min=0),
+    help="Labelled photos of each data set that are measured; 0: all.",
+)  # fmt: skip
+@click.option(
+    "--photos", multiple=True, type=click.Path(exists=True, path_type=Path),
+    help="Photo, or folder of photos, that int8 is calibrated on; may be repeated.",
+)  # fmt: skip
+@click.option("--calibration-count", default=16, show_default=True, type=click.IntRange(min=1))
+def lower_command(precision: str, data: tuple[str, ...], **options) -> None:
+    """Write ARTIFACT and its graphs in lower precision to the folder OUT, if they pass the gate.
+
+    Each task's own metric may lose 1 % by fp16 or bf16, 2 % by int8. In int8, layers that the maps suffer most from are
+    found and left in fp32.
+    """
+    config = LowerConfig(precisions=parse_precisions(precision), data=parse_data(data), **options)
+    artifact = lower_artifact(config, report=_report)
+    total = sum(path.stat().st_size for path in artifact.folder.iterdir())
+    click.echo(f"wrote {config.out}: {total / 2**20:.1f} MiB")
+    click.echo(json.dumps(artifact.manifest.provenance["precisions"], indent=2))
+
+
+@main.command("recompile")
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@PHOTOS
+@PHOTO_COUNT
+def recompile_command(artifact: Path, out: Path, photos: tuple[Path, ...], photo_count: int) -> None:
+    """Write ARTIFACT to the folder OUT with graphs that today's passes made faster, if they say the same on photos.
+
+    Its weights stay byte for byte. OUT may be ARTIFACT.
+    """
+    recompile(artifact, out, photos, photo_count, report=_report)
+    click.echo(f"wrote {out}")
+
+
 @main.command("tree")
 @click.argument("search", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--max-ms", type=click.FloatRange(min=0, min_open=True), help="A photo, on this machine's engine.")
@@ -117,6 +174,76 @@ def annotate_command(artifact: Path, measurements: tuple[Path, ...]) -> None:
     click.echo(f"wrote {len(measurements)} measurements into {artifact / 'manifest.json'}")
 
 
+@main.command("tensorrt")
+@click.argument("artifact", type=FOLDER)
+@click.option("--runtime", type=click.Choice(list(FLAVOURS)), default=next(iter(FLAVOURS)), show_default=True)
+@click.option("--size", "sizes", help="HxW, by commas; default: every size that has a graph of its own.")
+@click.option(
+    "--batch", "batches", default="1,4,8", show_default=True, help="Photos of a run that it is made fast for."
+)
+@PRECISION
+@BRANCHES
+@click.option("--tasks", default="", help="Outputs, by commas; default: all. A plan of fewer is smaller and faster.")
+@click.option("--workspace", default=0, type=click.IntRange(min=0), help="MiB for a layer at most; default: no limit.")
+@click.option("--level", default=3, show_default=True, type=click.IntRange(0, 5), help="How long to look for speed.")
+@click.option("--tf32", is_flag=True, help="fp32 products in TF32: faster, to three digits.")
+@click.option("--device", default=0, show_default=True, type=click.IntRange(min=0), help="GPU to build on.")
+def tensorrt_command(sizes: str | None, batches: str, tasks: str, workspace: int, level: int, tf32: bool, **options):
+    """Build plans of ARTIFACT's graphs for the GPU of this machine, into ARTIFACT.
+
+    A plan runs with the runtime's version and on the kind of GPU that built it, so build where you serve. What is there
+    already is not built again. tensorrt_rtx builds on any machine, for RTX cards from Ampere on.
+
+    \b
+    python -m export tensorrt runs/model --size 384x512 --batch 1,8
+    PTSA_ENGINE=tensorrt ptsa serve --model runs/model
+    """
+    config = PlansConfig(
+        sizes=parse_sizes(sizes) if sizes else (),
+        batches=parse_batches(batches),
+        tasks=tuple(task.strip() for task in tasks.split(",") if task.strip()),
+        options=BuildOptions(workspace_mib=workspace, level=level, tf32=tf32),
+        **options,
+    )
+    build_plans(config, report=_report)
+
+
+@main.command("triton")
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--backend", type=click.Choice(get_args(Backend)), default="onnxruntime", show_default=True,
+    help="onnxruntime: graphs, on any machine. tensorrt: plans that `python -m export tensorrt` built.",
+)  # fmt: skip
+@click.option("--max-batch", default=8, show_default=True, type=click.IntRange(min=1), help="Photos of one run.")
+@click.option(
+    "--delay-us", default=0, show_default=True, type=click.IntRange(min=0), help="Longest wait for more photos."
+)
+@PRECISION
+@BRANCHES
+def triton_command(**options) -> None:
+    """Write ARTIFACT as a model repository of Triton Inference Server to the new folder OUT.
+
+    A model for each size, NAME_HEIGHTxWIDTH. Input `image`: uint8 (N, H, W, 3), RGB, upright, already of that size;
+    outputs by the names of the tasks. Resizing, colours and files stay with `ptsa serve`.
+
+    \b
+    python -m export triton ptsa_serve/models/ptsa-nano repository
+    docker run --gpus all -p 8000:8000 -v $PWD/repository:/models nvcr.io/nvidia/tritonserver:RELEASE-py3 \\
+        tritonserver --model-repository=/models
+    curl localhost:8000/v2/models/ptsa-nano_384x512/config
+    """
+    names = write_repository(TritonConfig(**options))
+    click.echo(f"wrote {options['out']}: {', '.join(names)}")
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Read "1,4,8" as (1, 4, 8). Raises ExportError for anything else, and for repetitions."""
+    if not re.fullmatch(r"[1-9]\d{0,2}(,[1-9]\d{0,2})*", text) or len(set(text.split(","))) != len(text.split(",")):
+        raise ExportError(f"batches are {text!r}; write numbers from 1 to 999, each once, like 1,4,8")
+    return tuple(sorted(map(int, text.split(","))))
+
+
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     """Read "384x512,448x448" as ((384, 512), (448, 448)). Raises ExportError for anything else, and for repetitions."""
     if not re.fullmatch(r"\d{1,4}x\d{1,4}(,\d{1,4}x\d{1,4})*", text):
@@ -126,6 +253,27 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     if wrong or len(set(sizes)) != len(sizes):
         raise ExportError(f"sizes are {text!r}; each once, and every side a multiple of 32")
     return sizes
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """Read "fp16,int8" as ("fp16", "int8"). Raises ExportError for anything else, and for repetitions."""
+    found: tuple[Precision, ...] = tuple(
+        precision for name in text.split(",") for precision in ALLOWED if precision == name
+    )
+    if found != tuple(text.split(",")) or len(set(found)) != len(found):
+        raise ExportError(f"--precision is {text!r}; write some of {', '.join(ALLOWED)}, each once, by commas")
+    return found
+
+
+def parse_data(texts: Sequence[str]) -> dict[str, Path]:
+    """Read ("nyu=data/nyu",) as {"nyu": Path("data/nyu")}. Raises ExportError for anything else, or a name twice."""
+    found = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder) or name in found:
+            raise ExportError(f"--data is {text!r}; write each data set once, as NAME=DIR like nyu=data/nyu")
+        found[name] = Path(folder)
+    return found
 
 
 def _report(line: str) -> None:
