@@ -44,7 +44,7 @@ test: $(DEVELOP)  ## Format, lint, types, import arrows, tests; WORKERS=2
 	$(RUN) ruff check .
 	$(RUN) pyright --pythonpath $(BIN)/python
 	$(BIN)/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
-	$(RUN) pytest -n $(WORKERS) --dist loadgroup
+	$(RUN) pytest -n $(WORKERS)
 
 .PHONY: format
 format: $(DEVELOP)  ## Rewrite the sources the way `make test` wants them
