@@ -3,12 +3,11 @@
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from safetensors import safe_open
 from safetensors.numpy import save
 
 from export.passes import Externalise, StripMetadata
@@ -26,9 +25,7 @@ def fp32_graphs(artifact: Artifact) -> list[Variant]:
 
 
 def half_files(artifact: Artifact, precision: Precision) -> list[ArtifactFile]:
-    """Graphs in fp16 or bf16, and the files of weights of the fp32 graphs. Their tensors stay the same: they gain
-    recipes for the halves, no second copy.
-    """
+    """Graphs in fp16 or bf16, and a file of recipes over the weights of the fp32 graphs: no second copy of anything."""
     made: list[tuple[Variant, ir.Model]] = []
     recipes: dict[str, dict[str, Recipe]] = {}
     for variant in fp32_graphs(artifact):
@@ -36,27 +33,22 @@ def half_files(artifact: Artifact, precision: Precision) -> list[ArtifactFile]:
         model, renamed = to_half(proto, HALVES[precision])
         made.append((variant, model))
         known = artifact.weights(variant).recipes
-        dtype = {new: new.rpartition(".")[2] for new in renamed}
-        new = {name: replace(known[old], dtype=dtype[name]) for name, old in renamed.items()}
-        recipes.setdefault(variant.weights, dict(known)).update(new)
-    weights = {path: _with_recipes(artifact.folder / path, entries, {}) for path, entries in recipes.items()}
-    layouts = {path: external_layout(_lengths_of(path, data)) for path, data in weights.items()}
-    graphs = [_graph(variant, model, precision, variant.weights, layouts[variant.weights]) for variant, model in made]
-    return [*graphs, *(ArtifactFile(path, "weights", data) for path, data in weights.items())]
+        halves = {new: replace(known[old], dtype=new.rpartition(".")[2]) for new, old in renamed.items()}
+        recipes.setdefault(variant.weights, {}).update(_used(model, {**known, **halves}))
+    return _files(artifact, precision, made, recipes, {})
 
 
 def int8_files(artifact: Artifact, graphs: Iterable[tuple[Variant, onnx.ModelProto]]) -> list[ArtifactFile]:
     """Quantized graphs, with all weights inside, as files over the weights of the fp32 graphs.
 
-    Of a weight in int8 the file gains the step of each channel: the rest is what is there, counted in these steps.
+    Of a weight in int8 there is the step of each channel alone: the rest is what was there, counted in these steps.
     """
     made = [(variant, ir.from_proto(proto)) for variant, proto in graphs]
     recipes: dict[str, dict[str, Recipe]] = {}
     tensors: dict[str, dict[str, np.ndarray]] = {}
     for variant, model in made:
         model.metadata_props.clear()  # the quantizer's note to itself
-        known, extra = recipes.setdefault(variant.weights, {}), tensors.setdefault(variant.weights, {})
-        known |= artifact.weights(variant).recipes
+        known, extra = dict(artifact.weights(variant).recipes), tensors.setdefault(variant.weights, {})
         for name, value in model.graph.initializers.items():
             weight, _, part = name.rpartition("_")
             if part == "quantized" and weight in known and value.const_value is not None:
@@ -67,10 +59,31 @@ def int8_files(artifact: Artifact, graphs: Iterable[tuple[Variant, onnx.ModelPro
                 known[name] = _counted(artifact, variant, weight, value.const_value.numpy(), steps.numpy())
                 if known[name].base == name:
                     extra[name] = value.const_value.numpy()
-    weights = {path: _with_recipes(artifact.folder / path, entries, tensors[path]) for path, entries in recipes.items()}
-    layouts = {path: external_layout(_lengths_of(path, data)) for path, data in weights.items()}
-    files = [_graph(variant, model, "int8", variant.weights, layouts[variant.weights]) for variant, model in made]
-    return [*files, *(ArtifactFile(path, "weights", data) for path, data in weights.items())]
+        recipes.setdefault(variant.weights, {}).update(_used(model, known))
+    return _files(artifact, "int8", made, recipes, tensors)
+
+
+def _used(model: ir.Model, recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    return {name: recipes[name] for name in model.graph.initializers if name in recipes}
+
+
+def _files(
+    artifact: Artifact,
+    precision: Precision,
+    graphs: Sequence[tuple[Variant, ir.Model]],
+    recipes: Mapping[str, Mapping[str, Recipe]],
+    tensors: Mapping[str, Mapping[str, np.ndarray]],
+) -> list[ArtifactFile]:
+    """Files of the graphs, and for each file of weights one over it, with `recipes` and `tensors` of its own."""
+    files = []
+    for below, entries in recipes.items():
+        path = f"weights{PurePosixPath(below).stem.removeprefix('weights')}-{precision}.safetensors"
+        data = save(dict(tensors.get(below, {})), metadata(entries, over=below))
+        layout = external_layout(_lengths(artifact.folder / below, data))
+        own = [(variant, model) for variant, model in graphs if variant.weights == below]
+        files += [_graph(variant, model, precision, path, layout) for variant, model in own]
+        files.append(ArtifactFile(path, "weights", data))
+    return files
 
 
 def _counted(artifact: Artifact, variant: Variant, weight: str, found: np.ndarray, steps: np.ndarray) -> Recipe:
@@ -129,17 +142,10 @@ def _graph(
     return ArtifactFile(f"{path.stem}-{precision}{path.suffix}", "graph", data, attributes)
 
 
-def _lengths_of(path: str, data: bytes) -> dict[str, int]:
-    """Bytes of each tensor that the file of weights `data` makes, in the order of its recipes."""
+def _lengths(below: Path, data: bytes) -> dict[str, int]:
+    """Bytes of each tensor that the file of weights `data`, over that at `below`, makes, in its order."""
     with tempfile.TemporaryDirectory(prefix="ptsa-lower-") as folder:
-        place = Path(folder) / path
+        place = Path(folder) / "over.safetensors"
         place.write_bytes(data)
-        file = WeightsFile.open(place)
+        file = WeightsFile(place, WeightsFile.open(place).recipes, below)
         return {name: array.nbytes for name, array in file.make(file.recipes).items()}
-
-
-def _with_recipes(path: Path, recipes: Mapping[str, Recipe], tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The file of weights at `path` with `tensors` beside its own, and other recipes."""
-    with safe_open(path, framework="numpy") as file:
-        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return save({**kept, **tensors}, metadata(recipes))

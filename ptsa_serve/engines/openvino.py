@@ -75,6 +75,8 @@ class OpenVinoEngine:
         if self._way.capability not in (found := _capabilities(self._core)):
             able = ", ".join(precision for precision, way in _WAYS.items() if way.capability in found)
             raise EngineError(f"this CPU does not compute {self.precision}; OpenVINO runs {able} on it: choose one")
+        # Between layers of 8 bits, 16 are as good as 32.
+        self._hint = "bf16" if self.precision == "int8" and "BF16" in found else self._way.hint
         self._artifact = artifact
         self._form = artifact.variants.form(_graph(artifact, self._way), options.branches)
         self.branches = self._form.branches
@@ -132,7 +134,7 @@ class OpenVinoEngine:
         config = {
             "INFERENCE_NUM_THREADS": self.lanes,
             "NUM_STREAMS": 1 if alone else self.lanes,
-            "INFERENCE_PRECISION_HINT": self._way.hint,
+            "INFERENCE_PRECISION_HINT": self._hint,
             # Which cores it may use is the operator's business: two servers would pin themselves to the same.
             "ENABLE_CPU_PINNING": False,
         }

@@ -89,6 +89,20 @@ def test_what_is_written_is_what_is_read(tmp_path: Path):
     assert WeightsFile.open(path).recipes == recipes
 
 
+def test_a_file_over_another_names_the_tensors_of_both_and_its_own_first(tmp_path: Path):
+    below, over = tmp_path / "weights.safetensors", tmp_path / "weights-int8.safetensors"
+    below.write_bytes(save({"b": HALF + 4, "s": HALF}, metadata=metadata({"w": Recipe("b")})))
+    recipes = {"q": Recipe("b", steps="s", axis=1)}
+    over.write_bytes(save({"s": np.array([1, 2], np.float32)}, metadata=metadata(recipes, over=below.name)))
+    file = WeightsFile.open(over)
+    assert file.make(["q"])["q"].tolist() == [[4, 2], [4, 2]]
+    with pytest.raises(ArtifactError, match="export"):
+        file.make(["w"])
+    below.unlink()
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        file.make(["q"])
+
+
 @pytest.mark.parametrize(
     "recipes",
     [
