@@ -103,9 +103,14 @@ def _train(suite: Suite, arm: Arm, seed: int, data: Mapping[str, Path], start: P
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row an arm: tree, trainable parameters, mean figures, Delta m a seed, their mean and standard deviation."""
+    """A row an arm: tree, trainable parameters, mean figures, Delta m a seed, their mean and standard deviation.
+
+    Against single tasks, or in a suite without them against its first arm.
+    """
     kinds: dict[str, Kind] = {task: TASKS[task].kind for task in runs[0].figures}
-    single = _means([run for run in runs if run.arm == "single_task"])
+    single = _means(
+        [run for run in runs if run.arm == "single_task"] or [run for run in runs if run.arm == runs[0].arm]
+    )
     found = []
     for arm in dict.fromkeys(run.arm for run in runs):
         own = [run for run in runs if run.arm == arm]

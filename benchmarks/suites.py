@@ -110,5 +110,5 @@ _NYU_NANO = Suite(
 SUITES: dict[str, Suite] = {
     "nyu-nano": _NYU_NANO,
     # Is what has few weights to learn ahead only because the others have not learnt theirs yet?
-    "nyu-nano-300": replace(_NYU_NANO, fit={**_NYU_NANO.fit, "steps": 300}, only=("single_task", "ptsa", "decoders")),
+    "nyu-nano-300": replace(_NYU_NANO, fit={**_NYU_NANO.fit, "steps": 300}, only=("ptsa", "decoders")),
 }
