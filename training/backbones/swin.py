@@ -59,7 +59,7 @@ class Swin(Backbone):
         for stage, drops in enumerate(self._drops):
             for block, drop_path in enumerate(drops):
                 x = self._block(x, flow, stage, block, size, drop_path)
-            size = (-(-size[0] // 2), -(-size[1] // 2))
+            size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
             flow.tap("stage", stage, x)
             if stage + 1 < len(self._drops):
                 merging = f"layers.{stage + 1}.downsample"
@@ -146,8 +146,8 @@ def _to_windows(x: Tensor, *, shift: int) -> Tensor:
     _, h, w, c = x.shape
     if shift:
         x = _rolled(x, -shift)
-    x = F.pad(x, (0, 0, 0, -w % WINDOW, 0, -h % WINDOW))
-    rows, columns = x.shape[1] // WINDOW, x.shape[2] // WINDOW
+    rows, columns = _windows(h), _windows(w)
+    x = F.pad(x, (0, 0, 0, columns * WINDOW - w, 0, rows * WINDOW - h))
     x = x.view(-1, rows, WINDOW, columns, WINDOW, c).permute(0, 1, 3, 2, 4, 5)
     return x.contiguous().view(-1, WINDOW * WINDOW, c)
 
@@ -155,10 +155,16 @@ def _to_windows(x: Tensor, *, shift: int) -> Tensor:
 def _from_windows(x: Tensor, *, shift: int, size: tuple[int, int]) -> Tensor:
     """The inverse of `_to_windows`, for a map of `size` (h, w)."""
     (h, w), c = size, x.shape[-1]
-    rows, columns = -(-h // WINDOW), -(-w // WINDOW)
+    rows, columns = _windows(h), _windows(w)
     x = x.view(-1, rows, columns, WINDOW, WINDOW, c).permute(0, 1, 3, 2, 4, 5)
     x = x.contiguous().view(-1, rows * WINDOW, columns * WINDOW, c)[:, :h, :w].contiguous()
     return _rolled(x, shift) if shift else x
+
+
+def _windows(side: Any) -> Any:
+    """Windows along a side of so many tokens; the last one may be padded."""
+    # In a graph, what is negative is not rounded down.
+    return (side + WINDOW - 1) // WINDOW
 
 
 def _rolled(x: Tensor, by: int) -> Tensor:
@@ -167,8 +173,9 @@ def _rolled(x: Tensor, by: int) -> Tensor:
         return torch.roll(x, (by, by), (1, 2))
     # Of sides that are unknown an exporter makes slices, which are wrong for sides shorter than `by`.
     for axis in (1, 2):
-        side = x.shape[axis]
-        x = x.index_select(axis, (torch.arange(side, device=x.device) - by) % side)
+        place = torch.arange(x.shape[axis], device=x.device)
+        # A tensor to divide by: exporters know no remainder of a symbol.
+        x = x.index_select(axis, (place - by) % place.new_full((1,), x.shape[axis]))
     return x
 
 
@@ -190,7 +197,7 @@ def _attend(scores: Tensor, qkv: Tensor, *, shift: int, size: tuple[int, int]) -
     _, _, v = _split(qkv, heads).unbind(0)
     if shift:
         mask = _mask(*size, scores)
-        scores = scores.view(-1, len(mask), heads, tokens, tokens) + mask[None, :, None]
+        scores = scores.view(-1, mask.shape[0], heads, tokens, tokens) + mask[None, :, None]
         scores = scores.view(-1, heads, tokens, tokens)
     x = scores.softmax(-1) @ v
     return x.transpose(1, 2).reshape(-1, tokens, heads * v.shape[-1])
@@ -214,7 +221,7 @@ def _known_mask(h: int, w: int) -> NDArray[np.float32]:
 
 def _between_regions(h: Any, w: Any, library: Any) -> Any:
     """`_mask` as an array of `library`, torch or NumPy, in operations that both have."""
-    rows, columns = (_parts(-(-side // WINDOW), library) for side in (h, w))
+    rows, columns = (_parts(_windows(side), library) for side in (h, w))
     regions = (3 * rows[:, None, :, None] + columns[None, :, None, :]).reshape(-1, WINDOW * WINDOW)
     return library.where(regions[:, None] == regions[:, :, None], 0.0, MASKED)
 
