@@ -7,17 +7,20 @@ from pathlib import Path
 import click
 
 from export.annotate import annotate, entry
-from export.compile import CompileConfig, compile_artifact
+from export.compile import FORMS, CompileConfig, compile_artifact
 from export.errors import ExportError
 from export.figures import read_figures, read_json
 from export.graphs import SIZES
+from export.manifest import MOST_PIXELS
 from export.outputs import refuse_unwritable
 from export.photos import choose_photos
 from export.tree import TreeConfig, choose
 from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import PTSAError
+from ptsa_serve.sizes import Size
 from training.errors import TrainingError
+from training.network.model import STRIDE
 from training.trees.text import tree_text
 
 # What a user can cause; anything else is a fault of ours and shows its traceback.
@@ -53,7 +56,34 @@ def main() -> None:
 @click.option("--sample", required=True, type=FILE, help="JPEG that ships in the artifact.")
 @PHOTOS
 @PHOTO_COUNT
-@click.option("--sizes", default=",".join(f"{h}x{w}" for h, w in SIZES), show_default=True, help="HxW, by commas.")
+@click.option(
+    "--sizes",
+    default=",".join(f"{h}x{w}" for h, w in SIZES),
+    show_default=True,
+    help='HxW by commas, a graph each; "dynamic" among them: one graph for all multiples of 32, slower than those.',
+)
+@click.option(
+    "--max-pixels",
+    default=MOST_PIXELS,
+    show_default=True,
+    type=click.IntRange(min=STRIDE**2),
+    help="Of a photo as the dynamic graph runs it.",
+)
+@click.option(
+    "--branches",
+    default="folded",
+    show_default=True,
+    type=click.Choice(list(FORMS)),
+    help="folded: a copy of a layer for each group of tasks. low_rank: the layer once, and small factors a group. "
+    "both: graphs of either. auto: both are timed here, and the faster is kept.",
+)
+@click.option(
+    "--max-slowdown",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="With --branches auto: keep the smaller form if it takes at most so many times as long as the faster.",
+)
 @click.option("--name", default="ptsa-nano", show_default=True)
 @click.option("--version", default="1", show_default=True)
 @click.option("--metrics", type=FILE, help="JSON list of figures for the manifest.")
@@ -61,7 +91,7 @@ def main() -> None:
 def compile_command(out: Path, sizes: str, metrics: Path | None, **options) -> None:
     """Write the artifact of CHECKPOINT to the folder OUT, if it passes the parity gate."""
     figures = read_figures(metrics) if metrics else ()
-    config = CompileConfig(out=out, sizes=parse_sizes(sizes), metrics=figures, **options)
+    config = CompileConfig(out=out, sizes=parse_sizes(sizes, dynamic=True), metrics=figures, **options)
     artifact = compile_artifact(config, report=_report)
     total = sum(path.stat().st_size for path in artifact.folder.iterdir())
     click.echo(f"wrote {out}: {total / 2**20:.1f} MiB")
@@ -101,7 +131,7 @@ def unpack(artifact: Path, out: Path) -> None:
 @click.option("--threads", default=2, show_default=True, help="Of the engine.")
 def tree_command(size: str, **options) -> None:
     """Choose the best tree within a budget, for the folder SEARCH that `python -m training similarity` wrote."""
-    (only,) = parse_sizes(size)[:1]
+    (only,) = filter(None, parse_sizes(size)[:1])
     choice = choose(TreeConfig(size=only, **options), report=_report)
     click.echo(f"{tree_text(choice.tree)}\n\ntree: {choice.tree}\ncost J: {choice.objective:.4f}")
     for name, cost in choice.costs.items():
@@ -117,15 +147,24 @@ def annotate_command(artifact: Path, measurements: tuple[Path, ...]) -> None:
     click.echo(f"wrote {len(measurements)} measurements into {artifact / 'manifest.json'}")
 
 
-def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Read "384x512,448x448" as ((384, 512), (448, 448)). Raises ExportError for anything else, and for repetitions."""
-    if not re.fullmatch(r"\d{1,4}x\d{1,4}(,\d{1,4}x\d{1,4})*", text):
-        raise ExportError(f"sizes are {text!r}; write heights and widths like 384x512,448x448")
-    sizes = tuple((int(h), int(w)) for h, w in (size.split("x") for size in text.split(",")))
-    wrong = [size for size in sizes if min(size) == 0 or size[0] % 32 or size[1] % 32]
+def parse_sizes(text: str, *, dynamic: bool = False) -> tuple[Size | None, ...]:
+    """Read "384x512,448x448" as ((384, 512), (448, 448)), and "dynamic" as None where that is allowed.
+
+    Raises ExportError for anything else, and for repetitions.
+    """
+    other = "|dynamic" if dynamic else ""
+    if not re.fullmatch(rf"(\d{{1,4}}x\d{{1,4}}{other})(,(\d{{1,4}}x\d{{1,4}}{other}))*", text):
+        raise ExportError(f"sizes are {text!r}; write heights and widths like 384x512,448x448{' or dynamic' * dynamic}")
+    sizes = [None if size == "dynamic" else _size(size) for size in text.split(",")]
+    wrong = [size for size in sizes if size and (min(size) == 0 or size[0] % STRIDE or size[1] % STRIDE)]
     if wrong or len(set(sizes)) != len(sizes):
-        raise ExportError(f"sizes are {text!r}; each once, and every side a multiple of 32")
-    return sizes
+        raise ExportError(f"sizes are {text!r}; each once, and every side a multiple of {STRIDE}")
+    return tuple(sizes)
+
+
+def _size(text: str) -> Size:
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
 def _report(line: str) -> None:

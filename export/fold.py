@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from export.grouped import Factors, factors_of, grouped
 from ptsa_serve.variants import Branches
 from ptsa_serve.weights import Recipe
-from training.backbones.base import Flow, Tap
+from training.backbones.base import Tap
 from training.network.executor import Stacked
 from training.network.heads import finish
 from training.network.layout import Stream
@@ -97,7 +97,7 @@ class FoldedNetwork(nn.Module):
             self.slots[_key(slot)] = nn.ModuleList(effective.parameters(slot, key) for key in keys)
             self._ops |= {(slot.name, i): one for i, one in enumerate(found) if isinstance(one, Op)}
 
-    def _flow(self) -> Flow:
+    def _flow(self) -> Planned | Stacked:
         each = Effective(self.plan, self._effective)
         if self.branches == "folded":
             return Planned(self.plan, list(self.tasks), self._place, each)

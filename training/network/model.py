@@ -16,7 +16,7 @@ from training.methods import build_method, method_options, method_tree
 from training.network.decoders import DECODERS
 from training.network.executor import Stacked
 
-__all__ = ["ModelConfig", "PTSAModel"]
+__all__ = ["STRIDE", "ModelConfig", "PTSAModel", "check_size"]
 
 STRIDE = 32  # of the coarsest maps
 
