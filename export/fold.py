@@ -22,7 +22,7 @@ from export.grouped import Factors, factors_of, grouped
 from ptsa_serve.variants import Branches
 from ptsa_serve.weights import Recipe
 from training.backbones.base import Tap
-from training.network.executor import Stacked
+from training.network.executor import Fork, Stacked
 from training.network.heads import finish
 from training.network.layout import Stream
 from training.network.model import PTSAModel
@@ -102,13 +102,13 @@ class FoldedNetwork(nn.Module):
         if self.branches == "folded":
             return Planned(self.plan, list(self.tasks), self._place, each)
 
-        def together(slot: Slot, x: Tensor, nodes: Sequence[Node]) -> Tensor:
+        def together(slot: Slot, x: Tensor, nodes: Sequence[Node], fork: Fork) -> Tensor:
             own = self.slots[_key(slot)]
             if factors := self.grouped.get(slot.name):
-                return grouped(dict(own.named_parameters()), factors.scale, x, len(nodes))
+                return grouped(dict(own.named_parameters()), factors.scale, x, len(nodes), fork)
             if len(self.keys[slot.name]) == 1 and (slot.name, 0) not in self._ops:
-                return compute(slot, dict(own.get_submodule("0").named_parameters()), x)
-            parts = list(x.unflatten(0, (len(nodes), -1)))
+                return fork(compute(slot, dict(own.get_submodule("0").named_parameters()), x))
+            parts = list(fork(x).unflatten(0, (len(nodes), -1)))
             return torch.cat([each(slot, index, part, parts) for index, part in enumerate(parts)])
 
         return Stacked(self.plan, list(self.tasks), self._place, together)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.network.executor import Fork
 from training.network.slots import LowRankProduct, Op, Weights
 
 __all__ = ["Factors", "factors_of", "grouped"]
@@ -40,12 +41,13 @@ def factors_of(found: Sequence[Weights | Op]) -> Factors | None:
     return Factors({**first.tensors, "weight": products[0].base}, tuple(products))
 
 
-def grouped(tensors: Mapping[str, Tensor], scale: float, x: Tensor, groups: int) -> Tensor:
-    """Tokens (groups * N, ..., in), group by group, -> (groups * N, ..., out), with tensors as `Factors.tensors`."""
-    y = F.linear(x, tensors["weight"], tensors.get("bias"))
+def grouped(tensors: Mapping[str, Tensor], scale: float, x: Tensor, groups: int, fork: Fork) -> Tensor:
+    """Stacked tokens (..., in) before the fork -> (groups * N, ..., out), with tensors as `Factors.tensors`."""
+    # The wide product before the fork: what has not parted yet is computed once.
+    y = fork(F.linear(x, tensors["weight"], tensors.get("bias")))
+    z = fork(x).reshape(groups, -1, x.shape[-1])
     # The scale goes on the small factor, as in training: cheaper than on the wide output.
-    low = x.reshape(groups, -1, x.shape[-1]) @ tensors["down"] * scale
-    return y + (low @ tensors["up"]).reshape(y.shape)
+    return y + (z @ tensors["down"] * scale @ tensors["up"]).reshape(y.shape)
 
 
 def _kind(one: Weights) -> tuple:

@@ -80,11 +80,13 @@ class Method(nn.Module):
         assert isinstance(found, Change)
         return found
 
-    def forward(self, slot: Slot, x: Tensor, nodes: Sequence[Node]) -> Tensor:
-        """The slot's output for stacked streams, those of `plan`."""
+    def forward(self, slot: Slot, x: Tensor, nodes: Sequence[Node], fork: Callable[[Tensor], Tensor]) -> Tensor:
+        """The slot's output for stacked streams, those of `plan`; x is what comes before they fork."""
         base = self._backbone[0].tensors(slot)
         change = self.change(slot)
-        return compute(slot, base, x) if change is None else change(slot, base, x, [node.stream for node in nodes])
+        if change is None:
+            return fork(compute(slot, base, x))
+        return change(slot, base, fork(x), [node.stream for node in nodes])
 
     def version(self, slot: Slot, stream: Stream) -> Hashable:
         """See `Change.version`."""

@@ -6,6 +6,7 @@ them. Models train so, with a node for each stream; so does a graph run that kee
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from training.backbones.base import Tap, dropped
 from training.network.plan import Node, Plan, node_of
 from training.network.slots import Slot
 
-__all__ = ["Stacked"]
+__all__ = ["Fork", "Stacked"]
 
-# (slot, its stacked input, the nodes in their order) -> its stacked output.
-RunAll = Callable[[Slot, Tensor, Sequence[Node]], Tensor]
+# From the stacked values of the slot before to those of this one's nodes.
+Fork = Callable[[Tensor], Tensor]
+# (slot, its stacked input before the fork, its nodes in their order, the fork) -> its stacked output.
+RunAll = Callable[[Slot, Tensor, Sequence[Node], Fork], Tensor]
 
 
 class Stacked:
@@ -36,11 +39,14 @@ class Stacked:
     def slot(self, slot: Slot, *values: Any) -> Any:
         nodes = self._plan[slot.name]
         order = [node.parent for node in nodes]
-        moved = {id(v): self._repeat(v, order) for v in values}
-        values = tuple(moved[id(v)] for v in values)
+        if order == list(range(self._count)):
+            y, rest = self._run(slot, values[0], nodes, _same), values[1:]
+        else:
+            moved = {id(v): self._repeat(v, order) for v in values[1:]}
+            fork = partial(self._repeat, order=order)
+            y, rest = self._run(slot, values[0], nodes, fork), tuple(moved[id(v)] for v in values[1:])
         self._here, self._count = nodes, len(nodes)
-        y = self._run(slot, values[0], nodes)
-        return [y, *values[1:]] if len(values) > 1 else y
+        return [y, *rest] if rest else y
 
     def each(self, function: Callable[..., Tensor], *values: Any) -> Any:
         return function(*values)
@@ -56,7 +62,9 @@ class Stacked:
 
     def _repeat(self, x: Tensor, order: list[int]) -> Tensor:
         """The nodes with these numbers, (len(order) * N, ...), of (self._count * N, ...)."""
-        if order == list(range(self._count)):
-            return x
         parts = x.unflatten(0, (self._count, -1))
         return parts.index_select(0, torch.tensor(order, device=x.device)).flatten(0, 1)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
