@@ -61,6 +61,10 @@ test-browser: $(DEVELOP)  ## Tests of the page in Chromium
 test-gpu: $(DEVELOP)  ## Tests that need an NVIDIA GPU
 	$(RUN) pytest -m gpu
 
+.PHONY: gpu-check
+gpu-check: $(DEVELOP)  ## All that an NVIDIA GPU can tell of the shipped model: maps and speed of every engine, into one JSON
+	$(RUN) benchmarks gpu --out runs/gpu-check/gpu-check.json
+
 .PHONY: bento
 bento: $(DEVELOP)  ## Build the deployable bento from bentofile.yaml
 	$(RUN) bentoml build
@@ -86,10 +90,10 @@ $(CREATED):
 # Newer sources of the list of packages make a stamp stale; unchanged ones cost nothing.
 $(SERVE): pyproject.toml constraints.txt $(CREATED)
 	@echo "Installing what serving needs (about a minute)"
-	@$(INSTALL) --editable '.[cpu]'
+	@$(INSTALL) --editable '.[cpu,openvino]'
 	@touch $@
 
 $(DEVELOP): pyproject.toml constraints.txt $(CREATED)
 	@echo "Installing what development needs (several minutes, torch is large)"
-	@$(INSTALL) --editable '.[cpu,train,dev]'
+	@$(INSTALL) --editable '.[cpu,openvino,tensorrt-rtx,train,dev]'
 	@touch $@ $(SERVE)

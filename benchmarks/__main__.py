@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from benchmarks.accuracy import measure_accuracy, measure_trivial
+from benchmarks.gpu import GpuConfig, gpu_table, measure_gpu
 from benchmarks.graph import measure_graph
 from benchmarks.measurement import Measurement, is_measurement, save, table
 from benchmarks.methods import comparison, measure_methods, summary
@@ -17,8 +18,10 @@ from benchmarks.published import results_table
 from benchmarks.service import measure_load, measure_memory, measure_requests
 from benchmarks.suites import SUITES
 from benchmarks.training_speed import measure_training_speed
+from export.errors import ExportError
+from export.options import parse_batches, parse_sizes
 from ptsa_serve.artifact import Artifact, default_artifact
-from ptsa_serve.errors import PTSAError
+from ptsa_serve.errors import EngineError, PTSAError
 from ptsa_serve.files import replace_file
 from ptsa_serve.loading import load_predictor
 from ptsa_serve.predictor import Predictor
@@ -237,8 +240,32 @@ def training_speed(out: Path | None, size: int, **options: Any) -> None:
     _report(measure_training_speed(size=(size, size), **options), out)
 
 
+@main.command("gpu", help="What can a GPU do with this model? Every engine and form, and PyTorch; `make gpu-check`.")
+@_model
+@_out
+@click.option("--size", default="384x512", show_default=True, help="HxW of the photos.")
+@click.option("--batch", default="1,4,8", show_default=True, help="photos of a run, by commas")
+@click.option("--rounds", default=30, show_default=True, type=click.IntRange(min=1))
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="for PyTorch; default: random weights")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/gpu-check"),
+    show_default=True,
+    help="folder for the plans, which a second run finds there",
+)
+def gpu(model: Path | None, out: Path | None, size: str, batch: str, **options: Any) -> None:
+    (only, *_) = parse_sizes(size)
+    config = GpuConfig(_artifact(model), size=only, batches=parse_batches(batch), **options)
+    measurement, wrong = measure_gpu(config, report=lambda line: print(line, file=sys.stderr))
+    print(gpu_table(measurement))
+    save(measurement, out)
+    if wrong:
+        raise EngineError("; ".join(wrong))
+
+
 if __name__ == "__main__":
     try:
         main()
-    except (PTSAError, OSError, ValueError) as error:
+    except (PTSAError, ExportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

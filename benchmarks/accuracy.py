@@ -13,12 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.measurement import Measurement
+from export.accuracy import chosen, served_figures
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.tasks import Kind, Task
 from training.data.labels import labelled, nearest
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
-from training.data.records import shared_tasks
 from training.scoring.metrics import metric_for
 
 __all__ = ["measure_accuracy", "measure_trivial"]
@@ -27,27 +27,15 @@ __all__ = ["measure_accuracy", "measure_trivial"]
 def measure_accuracy(predictor: Predictor, *, name: str, root: Path, split: str, limit: int = 0) -> Measurement:
     """Figures of the artifact on one data set, None where no photo had a label. The photo files' own bytes go in.
 
-    Raises ValueError or OSError for data that cannot be used, PTSAError for a photo that the server would refuse.
+    Raises as `served_figures`, and TrainingError or OSError for a data set that cannot be opened.
     """
     data = open_set(name, root, split)
-    tasks = shared_tasks(data.records, predictor.tasks)
-    if not tasks:
-        raise ValueError(
-            f"{name} has labels of {', '.join(data.tasks)}, the model answers {', '.join(predictor.tasks)}; "
-            "measure it on another data set"
-        )
-    metrics = {task: metric_for(predictor.tasks[task], tolerance=data.tolerance) for task in tasks}
-    indices = range(0, len(data), max(1, len(data) // limit) if limit else 1)
-    for index in tqdm(indices, desc=f"{name}/{split}", unit="photo"):
-        sample = data[index]
-        prediction = predictor.predict(data.photo_path(index).read_bytes(), tasks=tasks)
-        for task in tasks:
-            metrics[task].update(prediction.maps[task], sample.labels[task])
-    figures = {f"{task}_{k}": v for task in tasks for k, v in metrics[task].compute().items()}
+    found = served_figures(predictor, data, limit)
+    figures = {f"{task}_{k}": v for task, values in found.items() for k, v in values.items()}
     return Measurement(
         f"How good are the served maps on {name}/{split}?",
         figures,
-        {"data": name, "split": split, "photos": len(indices)},
+        {"data": name, "split": split, "photos": len(chosen(data, limit))},
     )
 
 

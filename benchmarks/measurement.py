@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ptsa_serve.files import replace_file
 
 __all__ = ["Measurement", "alternate", "is_measurement", "median_ms", "save", "table"]
 
-_PACKAGES = ("onnxruntime", "bentoml", "numpy", "pillow")
+# One of the two ONNX Runtimes is there.
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "bentoml", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def _machine() -> dict[str, str | int]:
         "date": time.strftime("%Y-%m-%d"),
         "commit": _commit(),
     }
-    return facts | {name: version(name) for name in _PACKAGES}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            facts[name] = version(name)
+    return facts
 
 
 def _cpu() -> str:

@@ -27,8 +27,7 @@ class Arm:
 @dataclass(frozen=True)
 class Suite:
     """rank: of PTSA's adapters, the largest with which it trains no more than MTLoRA of rank 16. fit: all that the
-    runs have in common, as options of `training fit`. measuring: how
-    long similarity is measured."""
+    runs have in common, as options of `training fit`. measuring: how long similarity is measured."""
 
     tasks: tuple[str, ...]
     counts: tuple[int, ...]
@@ -37,8 +36,12 @@ class Suite:
     measuring: Mapping[str, Any]
 
     def arms(self, found: TaskTree) -> list[Arm]:
-        """found: the tree that similarity gives. LoRA and LoRA a task are the trees 1-1-1-1 and 4-4-4-4."""
+        """found: the tree that similarity gives. LoRA and LoRA a task are the trees 1-1-1-1 and 4-4-4-4.
+
+        The tree 1-1-2-4, with the groups of `found` in its third stage, stands between those two.
+        """
         shared, independent = TaskTree.shared(self.tasks), TaskTree.independent(self.tasks)
+        late = TaskTree(self.tasks, (*shared.stages[:2], found.stages[2], independent.stages[3]))
         three, rank = (0, 1, 2), {"rank": self.rank}
         arms = [
             Arm("single_task", "single_task", tree=independent, seeds=three),
@@ -49,6 +52,7 @@ class Suite:
             Arm("lora_per_task", "lora_per_task", rank, independent),
             Arm("decoders", "decoders", tree=shared),
             Arm("bitfit", "bitfit", tree=shared),
+            Arm("ptsa, 1-1-2-4", "ptsa", rank, late),
         ]
         others = [tree for tree in trees_of_shape(self.tasks, self.counts) if tree != found]
         return arms + [Arm(f"ptsa, tree {number}", "ptsa", rank, tree) for number, tree in enumerate(others, 1)]

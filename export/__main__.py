@@ -1,8 +1,8 @@
 """python -m export COMMAND: from a checkpoint to an artifact, and back to a standard ONNX folder."""
 
 import json
-import re
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -11,14 +11,20 @@ from export.compile import FORMS, CompileConfig, compile_artifact
 from export.errors import ExportError
 from export.figures import read_figures, read_json
 from export.graphs import SIZES
+from export.lower import LowerConfig, lower_artifact
 from export.manifest import MOST_PIXELS
+from export.options import parse_batches, parse_data, parse_graph_sizes, parse_precisions, parse_sizes
 from export.outputs import refuse_unwritable
 from export.photos import choose_photos
+from export.plans import FLAVOURS, PlansConfig, build_plans
+from export.recompile import recompile
+from export.tensorrt import BuildOptions
 from export.tree import TreeConfig, choose
+from export.triton import Backend, TritonConfig, write_repository
 from export.verify import verify_artifact
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import PTSAError
-from ptsa_serve.sizes import Size
+from ptsa_serve.variants import Branches, Precision
 from training.errors import TrainingError
 from training.network.model import STRIDE
 from training.trees.text import tree_text
@@ -33,6 +39,9 @@ PHOTOS = click.option(
     help="Photo, or folder of photos, for the parity gate; may be repeated.",
 )  # fmt: skip
 PHOTO_COUNT = click.option("--photo-count", default=4, show_default=True, type=click.IntRange(min=1))
+
+PRECISION = click.option("--precision", type=click.Choice(get_args(Precision)), help="Default: fp32 where it is there.")
+BRANCHES = click.option("--branches", type=click.Choice(get_args(Branches)), help="Default: folded where it is there.")
 
 
 class Commands(click.Group):
@@ -91,7 +100,7 @@ def main() -> None:
 def compile_command(out: Path, sizes: str, metrics: Path | None, **options) -> None:
     """Write the artifact of CHECKPOINT to the folder OUT, if it passes the parity gate."""
     figures = read_figures(metrics) if metrics else ()
-    config = CompileConfig(out=out, sizes=parse_sizes(sizes, dynamic=True), metrics=figures, **options)
+    config = CompileConfig(out=out, sizes=parse_graph_sizes(sizes), metrics=figures, **options)
     artifact = compile_artifact(config, report=_report)
     total = sum(path.stat().st_size for path in artifact.folder.iterdir())
     click.echo(f"wrote {out}: {total / 2**20:.1f} MiB")
@@ -121,6 +130,51 @@ def unpack(artifact: Path, out: Path) -> None:
     click.echo(f"wrote {out}")
 
 
+@main.command("lower")
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--precision", required=True, metavar="LIST", help="fp16, bf16, int8: one, or several by commas.")
+@click.option(
+    "--data", multiple=True, required=True, metavar="NAME=DIR",
+    help="Labelled data set for the gate, like nyu=data/nyu; may be repeated.",
+)  # fmt: skip
+@click.option("--split", default="val", show_default=True)
+@click.option(
+    "--photo-count", default=100, show_default=True, type=click.IntRange(min=0),
+    help="Labelled photos of each data set that are measured; 0: all.",
+)  # fmt: skip
+@click.option(
+    "--photos", multiple=True, type=click.Path(exists=True, path_type=Path),
+    help="Photo, or folder of photos, that int8 is calibrated on; may be repeated.",
+)  # fmt: skip
+@click.option("--calibration-count", default=16, show_default=True, type=click.IntRange(min=1))
+def lower_command(precision: str, data: tuple[str, ...], **options) -> None:
+    """Write ARTIFACT and its graphs in lower precision to the folder OUT, if they pass the gate.
+
+    Each task's own metric may lose 1 % by fp16 or bf16, 2 % by int8. In int8, layers that the maps suffer most from are
+    found and left in fp32.
+    """
+    config = LowerConfig(precisions=parse_precisions(precision), data=parse_data(data), **options)
+    artifact = lower_artifact(config, report=_report)
+    total = sum(path.stat().st_size for path in artifact.folder.iterdir())
+    click.echo(f"wrote {config.out}: {total / 2**20:.1f} MiB")
+    click.echo(json.dumps(artifact.manifest.provenance["precisions"], indent=2))
+
+
+@main.command("recompile")
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@PHOTOS
+@PHOTO_COUNT
+def recompile_command(artifact: Path, out: Path, photos: tuple[Path, ...], photo_count: int) -> None:
+    """Write ARTIFACT to the folder OUT with graphs that today's passes made faster, if they say the same on photos.
+
+    Its weights stay byte for byte. OUT may be ARTIFACT.
+    """
+    recompile(artifact, out, photos, photo_count, report=_report)
+    click.echo(f"wrote {out}")
+
+
 @main.command("tree")
 @click.argument("search", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--max-ms", type=click.FloatRange(min=0, min_open=True), help="A photo, on this machine's engine.")
@@ -131,7 +185,7 @@ def unpack(artifact: Path, out: Path) -> None:
 @click.option("--threads", default=2, show_default=True, help="Of the engine.")
 def tree_command(size: str, **options) -> None:
     """Choose the best tree within a budget, for the folder SEARCH that `python -m training similarity` wrote."""
-    (only,) = filter(None, parse_sizes(size)[:1])
+    (only,) = parse_sizes(size)[:1]
     choice = choose(TreeConfig(size=only, **options), report=_report)
     click.echo(f"{tree_text(choice.tree)}\n\ntree: {choice.tree}\ncost J: {choice.objective:.4f}")
     for name, cost in choice.costs.items():
@@ -147,24 +201,67 @@ def annotate_command(artifact: Path, measurements: tuple[Path, ...]) -> None:
     click.echo(f"wrote {len(measurements)} measurements into {artifact / 'manifest.json'}")
 
 
-def parse_sizes(text: str, *, dynamic: bool = False) -> tuple[Size | None, ...]:
-    """Read "384x512,448x448" as ((384, 512), (448, 448)), and "dynamic" as None where that is allowed.
+@main.command("tensorrt")
+@click.argument("artifact", type=FOLDER)
+@click.option("--runtime", type=click.Choice(list(FLAVOURS)), default=next(iter(FLAVOURS)), show_default=True)
+@click.option("--size", "sizes", help="HxW, by commas; default: every size that has a graph of its own.")
+@click.option(
+    "--batch", "batches", default="1,4,8", show_default=True, help="Photos of a run that it is made fast for."
+)
+@PRECISION
+@BRANCHES
+@click.option("--tasks", default="", help="Outputs, by commas; default: all. A plan of fewer is smaller and faster.")
+@click.option("--workspace", default=0, type=click.IntRange(min=0), help="MiB for a layer at most; default: no limit.")
+@click.option("--level", default=3, show_default=True, type=click.IntRange(0, 5), help="How long to look for speed.")
+@click.option("--tf32", is_flag=True, help="fp32 products in TF32: faster, to three digits.")
+@click.option("--device", default=0, show_default=True, type=click.IntRange(min=0), help="GPU to build on.")
+def tensorrt_command(sizes: str | None, batches: str, tasks: str, workspace: int, level: int, tf32: bool, **options):
+    """Build plans of ARTIFACT's graphs for the GPU of this machine, into ARTIFACT.
 
-    Raises ExportError for anything else, and for repetitions.
+    A plan runs with the runtime's version and on the kind of GPU that built it, so build where you serve. What is there
+    already is not built again. tensorrt_rtx builds on any machine, for RTX cards from Ampere on.
+
+    \b
+    python -m export tensorrt runs/model --size 384x512 --batch 1,8
+    PTSA_ENGINE=tensorrt ptsa serve --model runs/model
     """
-    other = "|dynamic" if dynamic else ""
-    if not re.fullmatch(rf"(\d{{1,4}}x\d{{1,4}}{other})(,(\d{{1,4}}x\d{{1,4}}{other}))*", text):
-        raise ExportError(f"sizes are {text!r}; write heights and widths like 384x512,448x448{' or dynamic' * dynamic}")
-    sizes = [None if size == "dynamic" else _size(size) for size in text.split(",")]
-    wrong = [size for size in sizes if size and (min(size) == 0 or size[0] % STRIDE or size[1] % STRIDE)]
-    if wrong or len(set(sizes)) != len(sizes):
-        raise ExportError(f"sizes are {text!r}; each once, and every side a multiple of {STRIDE}")
-    return tuple(sizes)
+    config = PlansConfig(
+        sizes=parse_sizes(sizes) if sizes else (),
+        batches=parse_batches(batches),
+        tasks=tuple(task.strip() for task in tasks.split(",") if task.strip()),
+        options=BuildOptions(workspace_mib=workspace, level=level, tf32=tf32),
+        **options,
+    )
+    build_plans(config, report=_report)
 
 
-def _size(text: str) -> Size:
-    height, width = text.split("x")
-    return int(height), int(width)
+@main.command("triton")
+@click.argument("artifact", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--backend", type=click.Choice(get_args(Backend)), default="onnxruntime", show_default=True,
+    help="onnxruntime: graphs, on any machine. tensorrt: plans that `python -m export tensorrt` built.",
+)  # fmt: skip
+@click.option("--max-batch", default=8, show_default=True, type=click.IntRange(min=1), help="Photos of one run.")
+@click.option(
+    "--delay-us", default=0, show_default=True, type=click.IntRange(min=0), help="Longest wait for more photos."
+)
+@PRECISION
+@BRANCHES
+def triton_command(**options) -> None:
+    """Write ARTIFACT as a model repository of Triton Inference Server to the new folder OUT.
+
+    A model for each size, NAME_HEIGHTxWIDTH. Input `image`: uint8 (N, H, W, 3), RGB, upright, already of that size;
+    outputs by the names of the tasks. Resizing, colours and files stay with `ptsa serve`.
+
+    \b
+    python -m export triton ptsa_serve/models/ptsa-nano repository
+    docker run --gpus all -p 8000:8000 -v $PWD/repository:/models nvcr.io/nvidia/tritonserver:RELEASE-py3 \\
+        tritonserver --model-repository=/models
+    curl localhost:8000/v2/models/ptsa-nano_384x512/config
+    """
+    names = write_repository(TritonConfig(**options))
+    click.echo(f"wrote {options['out']}: {', '.join(names)}")
 
 
 def _report(line: str) -> None:

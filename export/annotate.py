@@ -8,7 +8,7 @@ from typing import Any
 from export.errors import ExportError
 from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
 
-__all__ = ["annotate", "entry"]
+__all__ = ["annotate", "entry", "stored"]
 
 _RECORDED = {"path", "role", "bytes", "sha256"}
 
@@ -39,9 +39,14 @@ def entry(measurement: Mapping[str, Any]) -> dict[str, Any]:
 def annotate(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Artifact:
     """Replace the figures in the manifest of the artifact in `folder`; its other files stay byte for byte."""
     artifact = Artifact.open(folder)
+    manifest = artifact.manifest.model_copy(update={"metrics": tuple(dict(entry) for entry in metrics)})
+    return write_artifact(folder, manifest, stored(artifact))
+
+
+def stored(artifact: Artifact) -> list[ArtifactFile]:
+    """The files of an artifact, as they would be written again."""
     files = []
     for record in artifact.manifest.files:
         attributes = record.model_dump(exclude_none=True, exclude=_RECORDED)
-        files.append(ArtifactFile(record.path, record.role, (folder / record.path).read_bytes(), attributes))
-    manifest = artifact.manifest.model_copy(update={"metrics": tuple(dict(entry) for entry in metrics)})
-    return write_artifact(folder, manifest, files)
+        files.append(ArtifactFile(record.path, record.role, (artifact.folder / record.path).read_bytes(), attributes))
+    return files

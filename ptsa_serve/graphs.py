@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Graph", "cut"]
+__all__ = ["Graph", "cut", "with_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,19 @@ def cut(data: bytes, tasks: Sequence[str]) -> Graph:
     return Graph(data, tuple(output.name for output in graph.output), weights)
 
 
+def with_inputs(graph: Graph) -> bytes:
+    """The graph with its large tensors as further inputs of the same names, for a runtime that is given them so."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph.data)
+    large = set(graph.weights)
+    for tensor in model.graph.initializer:
+        if tensor.name in large:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    _replace(model.graph, "initializer", [tensor for tensor in model.graph.initializer if tensor.name not in large])
+    return model.SerializeToString()
+
+
 def _keep(graph: Any, outputs: set[str]) -> None:
     needed, nodes = set(outputs), []
     for node in reversed(graph.node):
@@ -48,8 +61,12 @@ def _keep(graph: Any, outputs: set[str]) -> None:
         "initializer": [tensor for tensor in graph.initializer if tensor.name in needed],
         "output": [output for output in graph.output if output.name in outputs],
     }
-    # Copied before the field is emptied: what was taken out of it would be no longer there.
     for field, values in kept.items():
-        copies = [type(value).FromString(value.SerializeToString()) for value in values]
-        graph.ClearField(field)
-        getattr(graph, field).extend(copies)
+        _replace(graph, field, values)
+
+
+def _replace(graph: Any, field: str, values: Sequence[Any]) -> None:
+    # Copied before the field is emptied: what was taken out of it would be no longer there.
+    copies = [type(value).FromString(value.SerializeToString()) for value in values]
+    graph.ClearField(field)
+    getattr(graph, field).extend(copies)

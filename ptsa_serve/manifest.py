@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ptsa_serve.errors import ManifestError
+from ptsa_serve.plans import PlanRecord
 from ptsa_serve.sizes import AnySize
 from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import Color, Kind, Task
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 FORMAT = "ptsa/1"
-Role = Literal["graph", "weights", "sample-photo", "sample-maps", "other"]
+Role = Literal["graph", "weights", "sample-photo", "sample-maps", "plan", "other"]
 _AGAIN = "make the folder again with `python -m export`"
 
 
@@ -139,7 +140,8 @@ class FileRecord(_Record):
     """One file of the folder.
 
     Of a graph: `height` and `width`, its entry of `InputSpec.sizes`, or neither for one of any size; its form; the
-    outputs that it has, unless all of the model's; the file of its weights, unless there is but one.
+    outputs that it has, unless all of the model's; the file of its weights, unless there is but one. Of a plan: its
+    form and outputs, and `plan`.
     """
 
     path: str
@@ -152,12 +154,15 @@ class FileRecord(_Record):
     branches: Branches | None = None
     tasks: tuple[str, ...] | None = None
     weights: str | None = None
+    plan: PlanRecord | None = None
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
         path = PurePosixPath(self.path)
         if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in self.path or ":" in self.path:
             raise ValueError(f"path is {self.path!r}; it must be relative and stay inside the folder")
+        if (self.role == "plan") != (self.plan is not None):
+            raise ValueError(f"role is {self.role!r}; a plan, and nothing else, has the field plan")
         return self
 
 

@@ -15,8 +15,9 @@ from ptsa_serve.images import FORMATS, ImageLimits, OpenPhoto, open_photo
 from ptsa_serve.prediction import Maps, PhotoInfo, Prediction
 from ptsa_serve.resize import Grid, shrink, stretch
 from ptsa_serve.tasks import Kind, Task
+from ptsa_serve.variants import Precision
 
-__all__ = ["Predictor", "Prepared", "ScaledMaps"]
+__all__ = ["Predictor", "Prepared", "ScaledMaps", "tolerance"]
 
 # How far the maps of the sample may lie from those in the artifact, by the mean of `difference`. Kernels of other
 # machines and bf16 engines stay well below; wrong weights, a wrong graph or wrong colours lie far above.
@@ -27,6 +28,8 @@ _VERIFY: dict[Kind, float] = {
     "probability": 0.01,
     "boundary": 0.01,
 }
+# 8 bits turn more pixels than that where no metric notices: whether they are good is measured when they are made.
+_WIDER: dict[Precision, float] = {"int8": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,8 @@ class Predictor:
         photo, expected = self.artifact.sample()
         found = self.run([self.prepare(photo)])[0]
         errors = {n: difference(task.kind, found[n], expected.get(n)).mean for n, task in self.tasks.items()}
-        wrong = [name for name, error in errors.items() if not error <= _VERIFY[self.tasks[name].kind]]
+        precision = self.engine.precision
+        wrong = [name for name, error in errors.items() if not error <= tolerance(self.tasks[name].kind, precision)]
         if wrong:
             figures = ", ".join(f"{name} {errors[name]:.3g}" for name in wrong)
             raise EngineError(
@@ -196,3 +200,8 @@ class Predictor:
                 "formats": list(FORMATS),
             },
         }
+
+
+def tolerance(kind: Kind, precision: Precision) -> float:
+    """How far a map may lie from what it should be, by the mean of `difference`, for readiness."""
+    return _VERIFY[kind] * _WIDER.get(precision, 1.0)

@@ -40,7 +40,7 @@ from training.running.validation import Validation
 from training.scoring.balance import balance
 from training.scoring.losses import task_loss
 
-__all__ = ["FitConfig", "fit"]
+__all__ = ["FitConfig", "fit", "photo_size"]
 
 # In the output folder: the weights at the end, those of the best validation, and what a killed run continues from.
 RESULT = "model.safetensors"
@@ -86,7 +86,9 @@ def _with_tree(config: FitConfig, fabric: Fabric) -> FitConfig:
         if not path.exists() and fabric.world_size > 1:
             raise ConfigError("--tree auto is found by one process: run `python -m training similarity` first")
         if not path.exists():
-            note(find_tree(search_of(config, path.parent)))
+            sets = {name: open_set(name, root, "train") for name, root in config.data.items()}
+            planned = resolved(config, {name: len(data) for name, data in sets.items()})
+            note(find_tree(search_of(planned, path.parent), sets))
         return replace(config, tree=str(read_tree(path)))
     return replace(config, tree=str(read_tree(Path(config.tree)))) if config.tree.endswith(".json") else config
 
@@ -96,7 +98,7 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
     whole = _open(config)
     parts = {name: hold_out(data, config.hold_out, config.seed) for name, data in whole.items()}
     sets = {name: trained for name, (trained, _) in parts.items()}
-    held = {name: (data, _size(config, data)) for name, (_, data) in parts.items() if data is not None}
+    held = {name: (data, photo_size(config, data)) for name, (_, data) in parts.items() if data is not None}
     config = resolved(config, {name: len(data) for name, data in sets.items()})
     run = _prepare(config, fabric, sets, held)
     if state := claim(config.out, RESUME, RESULT, run.settings):
@@ -132,7 +134,7 @@ def _open(config: FitConfig) -> dict[str, PhotoSet]:
     return sets
 
 
-def _size(config: FitConfig, data: PhotoSet) -> tuple[int, int]:
+def photo_size(config: FitConfig, data: PhotoSet) -> tuple[int, int]:
     """Height and width that the model sees a data set's photos at."""
     return (config.side, config.side) if config.side else scaled(data.size, config.scale)
 
@@ -205,7 +207,7 @@ def _batches(
     augment = AUGMENTATIONS[config.augmentation]
     published = isinstance(augment, PublishedAugmentation)
     for name, data in sets.items():
-        source = Source(data, size=_size(config, data), augment=augment, seed=config.seed, published=published)
+        source = Source(data, size=photo_size(config, data), augment=augment, seed=config.seed, published=published)
         share = Share(source, config.batches[name], name, fabric)
         sources[name] = (cast(Source, share), share.size)
     passes = Mix(sources, workers=config.workers).steps(first * config.accumulate, last * config.accumulate)

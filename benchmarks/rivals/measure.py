@@ -51,7 +51,7 @@ def measure_rivals(artifact: Artifact, *, threads: int, clients: int, requests: 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "graphs"
         artifact.write_external_data(folder)
-        variant = artifact.variants.choose(artifact.variants.form(), SIZE, artifact.manifest.task_table())
+        variant = artifact.variants.choose(artifact.variants.form(), SIZE, tuple(artifact.manifest.task_table()))
         graph = folder / variant.path
         settings = {"PTSA_THREADS": str(threads), "PTSA_QUEUE": str(4 * clients), "PTSA_ENGINE": "onnxruntime"}
         ours = stack.enter_context(running_server(**settings))

@@ -24,5 +24,6 @@ class Plain:
         image = Image.open(io.BytesIO(photo)).convert("RGB").resize((512, 384), Image.Resampling.BILINEAR)
         maps = self._session.run(self._names, {"image": np.asarray(image)[None]})
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{n: m[0] for n, m in zip(self._names, maps, strict=True)})
+        arrays = {name: np.asarray(values)[0] for name, values in zip(self._names, maps, strict=True)}
+        np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()

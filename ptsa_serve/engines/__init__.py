@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import Any
+from typing import Any, Literal
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines.base import Engine, EngineOptions
@@ -19,11 +19,12 @@ class EngineRow:
 
     `load(artifact, options) -> Engine` raises EngineError if the runtime is missing, or refuses a graph.
     `offers(artifact) -> list[EngineOptions]`: what it can run of this artifact on this machine, in any number of ways;
-    none where its runtime is missing.
+    none where its runtime is missing. device: what it runs on.
     """
 
     module: str
     distributions: tuple[str, ...]
+    device: Literal["cpu", "gpu"] = "cpu"
 
     def version(self) -> str:
         """Of the runtime that is installed; "" for none."""
@@ -44,6 +45,11 @@ class EngineRow:
 
 ENGINES: dict[str, EngineRow] = {
     "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+    "openvino": EngineRow("ptsa_serve.engines.openvino", ("openvino",)),
+    "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda", ("onnxruntime-gpu",), "gpu"),
+    "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt", ("onnxruntime-gpu",), "gpu"),
+    "tensorrt": EngineRow("ptsa_serve.engines.tensorrt", ("tensorrt",), "gpu"),
+    "tensorrt_rtx": EngineRow("ptsa_serve.engines.tensorrt_rtx", ("tensorrt_rtx",), "gpu"),
 }
 
 

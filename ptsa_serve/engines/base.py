@@ -10,7 +10,7 @@ from ptsa_serve.errors import EngineError
 from ptsa_serve.sizes import Sizes
 from ptsa_serve.variants import Branches, Precision
 
-__all__ = ["Engine", "EngineOptions", "check_batch"]
+__all__ = ["Engine", "EngineOptions", "check_batch", "first_line"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +63,8 @@ def check_batch(batch: np.ndarray, sizes: Sizes) -> tuple[int, int]:
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or size not in sizes:
         raise EngineError(f"got {batch.dtype} {batch.shape}, the model takes uint8 (N, H, W, 3), HxW one of {sizes}")
     return size
+
+
+def first_line(error: Exception) -> str:
+    """What a runtime says of an error, short enough for a sentence of ours."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

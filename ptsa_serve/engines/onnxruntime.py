@@ -14,15 +14,17 @@ import numpy as np
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.cores import usable_cores
-from ptsa_serve.engines.base import EngineOptions, check_batch
+from ptsa_serve.engines.base import EngineOptions, check_batch, first_line
 from ptsa_serve.errors import EngineError
 from ptsa_serve.graphs import Graph
-from ptsa_serve.variants import Variant
+from ptsa_serve.variants import Precision, Variant
 
-__all__ = ["OnnxRuntimeEngine", "load", "offers"]
+__all__ = ["OnnxRuntimeEngine", "builds", "import_runtime", "load", "offers"]
 
 # Sessions of fewer tasks than all that are kept: there are 14 sets of four tasks, for each graph.
 _PARTIAL = 8
+
+_CANNOT: set[Precision] = {"bf16"}
 
 _INSTALL = "install it with `pip install 'ptsa-serve[cpu]'`"
 
@@ -36,11 +38,15 @@ class OnnxRuntimeEngine:
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         """Raises EngineError if the runtime is missing, ArtifactError for a form that the artifact lacks."""
-        self._ort = _import()
+        self._ort = import_runtime()
         self.version = self._ort.__version__
         self._artifact = artifact
         self._form = artifact.variants.form(options.precision, options.branches)
         self.precision, self.branches = self._form.precision, self._form.branches
+        if self.precision in _CANNOT:
+            raise EngineError(
+                f"ONNX Runtime has no {self.precision} kernels for CPUs; choose another engine or precision"
+            )
         self.sizes = artifact.variants.sizes(self._form)
         self.lanes = options.threads or usable_cores()
         self._input = artifact.manifest.input.name
@@ -63,7 +69,7 @@ class OnnxRuntimeEngine:
         try:
             maps = session.run(wanted, {self._input: batch})
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed on {batch.shape}: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on {batch.shape}: {first_line(error)}") from error
         return dict(zip(wanted, maps, strict=True))
 
     def close(self) -> None:
@@ -93,7 +99,7 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise EngineError(
                 f"ONNX Runtime {self.version} cannot load {self._artifact.folder / variant.path} "
-                f"({_first_line(error)}); copy the folder again, or make it again with `python -m export`"
+                f"({first_line(error)}); copy the folder again, or make it again with `python -m export`"
             ) from error
 
 
@@ -104,9 +110,10 @@ def load(artifact: Artifact, options: EngineOptions) -> OnnxRuntimeEngine:
 
 def offers(artifact: Artifact) -> list[EngineOptions]:
     """See `EngineRow`."""
-    if not _builds():
+    if not builds():
         return []
-    return [EngineOptions(precision=form.precision, branches=form.branches) for form in artifact.variants.forms]
+    forms = [form for form in artifact.variants.forms if form.precision not in _CANNOT]
+    return [EngineOptions(precision=form.precision, branches=form.branches) for form in forms]
 
 
 def _session_options(ort: Any, graph: Graph, values: dict[str, Any], threads: int) -> Any:
@@ -138,9 +145,9 @@ def _share_arena(ort: Any) -> None:
         _arena.append("made")
 
 
-def _import() -> Any:
+def import_runtime() -> Any:
     """The module, if exactly one build of it is installed: two share one folder and break each other."""
-    if len(_builds()) > 1:
+    if len(builds()) > 1:
         raise EngineError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
             "run `pip uninstall onnxruntime onnxruntime-gpu`, then install one"
@@ -152,7 +159,7 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _builds() -> list[str]:
+def builds() -> list[str]:
     return [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
 
 
@@ -162,7 +169,3 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

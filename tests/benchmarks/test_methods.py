@@ -37,6 +37,15 @@ def test_every_tree_of_a_shape_is_there_once() -> None:
         list(trees_of_shape(("a", "b", "c", "d"), (1, 2, 3, 4)))
 
 
+def test_the_tree_1_1_2_4_has_the_groups_that_similarity_found_in_its_third_stage() -> None:
+    suite = SUITES["nyu-nano"]
+    for found in trees_of_shape(suite.tasks, suite.counts):
+        tree = next(arm.tree for arm in suite.arms(found) if arm.name == "ptsa, 1-1-2-4")
+        assert tree is not None
+        assert tree.counts == (1, 1, 2, 4)
+        assert tree.stages[2] == found.stages[2]
+
+
 def test_a_suite_trains_ptsa_with_no_more_parameters_than_mtlora() -> None:
     import torch
 
@@ -62,7 +71,8 @@ def test_rows_and_claims_follow_the_figures() -> None:
     runs = [
         run("single_task", 0, 0.9, 400), run("single_task", 1, 1.1, 400), run("multi_task", 0, 1.2, 100),
         run("mtlora", 0, 1.0, 20), run("ptsa", 0, 0.8, 20), run("ptsa", 1, 0.9, 20), run("lora", 0, 0.7, 15),
-        run("lora_per_task", 0, 1.0, 30), run("ptsa, tree 1", 0, 0.84), run("ptsa, tree 2", 0, 1.0),
+        run("lora_per_task", 0, 1.0, 30), run("ptsa, 1-1-2-4", 0, 0.9), run("ptsa, tree 1", 0, 0.84),
+        run("ptsa, tree 2", 0, 1.0),
     ]  # fmt: skip
     table = rows(runs)
     by_arm = {row["arm"]: row for row in table}
@@ -70,7 +80,9 @@ def test_rows_and_claims_follow_the_figures() -> None:
     assert by_arm["ptsa"]["delta_m_percent"] == pytest.approx(15)
     assert by_arm["ptsa"]["delta_m_sd"] == pytest.approx(7.071, abs=1e-3)
     assert by_arm["lora"]["delta_m_sd"] is None
-    assert [claim["holds"] for claim in claims(table)] == [True, True, False, True, False, True, True, True]
+    holds = {claim["claim"]: claim["holds"] for claim in claims(table)}
+    assert list(holds.values()) == [True, True, False, True, False, True, False, True, True, True]
+    assert (holds["1-1-2-4 is above all shared"], holds["1-1-2-4 is above all split"]) == (False, True)
     json.dumps([table, claims(table)], allow_nan=False)
     # Of a suite that is not done, what can be said.
     assert claims(rows(runs[:4])) == []
@@ -101,7 +113,7 @@ def test_what_has_a_result_is_not_trained_again(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         benchmarks.methods.measure_methods(suite, **where)
     runs = benchmarks.methods.measure_methods(suite, **where)
-    assert len(runs) == 22
+    assert len(runs) == 23
     # The one that was stopped is the only one that began twice.
     assert [name for name in set(trained) if trained.count(name) > 1] == [trained[4]]
-    assert len(set(trained)) == 22
+    assert len(set(trained)) == 23

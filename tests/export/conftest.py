@@ -12,6 +12,8 @@ from PIL import Image
 
 from export.fold import fold
 from export.graphs import Graph, build_graph
+from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
+from ptsa_serve.manifest import AnySizeRecord
 from ptsa_serve.task_tree import TaskTree
 from training.backbones.swin import SWINS
 from training.network.checkpoint import load_checkpoint, save_checkpoint
@@ -99,6 +101,28 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photo") / "photo.jpg"
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
     return path
+
+
+@pytest.fixture(scope="session")
+def any_size_artifact(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with one graph more, of any size: nothing in its nodes depends on height and width."""
+    artifact = Artifact.open(tiny_artifact)
+    model = onnx.load(tiny_artifact / "model-48x64.onnx", load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in zip(value.type.tensor_type.shape.dim[1:3], ("H", "W"), strict=True):
+            axis.dim_param = name
+    files = [
+        ArtifactFile("model.onnx", "graph", model.SerializeToString(), {"precision": "fp32", "branches": "folded"})
+    ]
+    for record in artifact.manifest.files:
+        facts = record.model_dump(exclude_none=True, exclude={"path", "role", "bytes", "sha256"})
+        files.append(ArtifactFile(record.path, record.role, (tiny_artifact / record.path).read_bytes(), facts))
+    rule = AnySizeRecord(multiple=8, pixels=80 * 80)
+    manifest = artifact.manifest
+    manifest = manifest.model_copy(update={"input": manifest.input.model_copy(update={"any_size": rule})})
+    out = tmp_path_factory.mktemp("artifact") / "any-size"
+    write_artifact(out, manifest, files)
+    return out
 
 
 @pytest.fixture

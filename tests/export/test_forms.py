@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from export.verify import sizes_to_check
 from ptsa_serve.engines import EngineOptions, load_engine
 from ptsa_serve.sizes import AnySize, Sizes
 from ptsa_serve.task_tree import TaskTree
+from ptsa_serve.variants import Branches
 from ptsa_serve.weights import WeightsFile
 from training.backbones.pvt import PVTS
 from training.backbones.swin import SWINS
@@ -63,7 +65,8 @@ def random_model(backbone: str, groups: tuple[int, ...], method: str = "ptsa", t
 
 def trained_maps(model: PTSAModel, batch: Tensor) -> dict[str, Tensor]:
     raw = model(batch.permute(0, 3, 1, 2))
-    return {name: finish(model.tasks[name], planes, tuple(batch.shape[1:3])) for name, planes in raw.items()}
+    size = (batch.shape[1], batch.shape[2])
+    return {name: finish(model.tasks[name], planes, size) for name, planes in raw.items()}
 
 
 def photos(count: int, size: tuple[int, int]) -> Tensor:
@@ -130,7 +133,7 @@ def both(tiny_backbones: None) -> list[Graph]:
     return [build_graph(fold(model, branches=branches), SIZE) for branches in ("folded", "low_rank")]
 
 
-def run(graph: Graph, batch: Tensor) -> dict[str, np.ndarray]:
+def run(graph: Graph, batch: Tensor) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(
         ir.to_proto(graph.model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -172,7 +175,7 @@ def test_files_say_which_form_they_are(both: list[Graph]) -> None:
 
 
 def test_the_faster_form_is_kept_or_the_smaller_within_the_slowdown() -> None:
-    measured = {"folded": Measured(300, 10.0, "e"), "low_rank": Measured(100, 10.8, "e")}
+    measured: dict[Branches, Measured] = {"folded": Measured(300, 10.0, "e"), "low_rank": Measured(100, 10.8, "e")}
     assert choose(measured, 1.0) == "folded"
     assert choose(measured, 1.1) == "low_rank"
     assert choose({**measured, "low_rank": Measured(100, 9.0, "e")}, 1.0) == "low_rank"

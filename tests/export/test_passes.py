@@ -62,12 +62,28 @@ def test_channels_last_is_exact(size: tuple[int, int]) -> None:
     assert np.array_equal(run(model, x), before)
 
 
-def test_channels_last_needs_known_sides() -> None:
+def test_scaling_of_planes_whose_sides_are_not_known_stays() -> None:
     model = class_map((6, 8), (24, 32))
-    (resize,) = (node for node in model.graph if node.op_type == "Resize")
-    resize.outputs[0].shape = None
-    with pytest.raises(ir.passes.PreconditionError, match="no shape"):
-        ChannelsLast()(model)
+    model.graph.inputs[0].shape = ir.Shape(["N", 5, "h", "w"])
+    assert not ChannelsLast()(model).modified
+
+
+def test_a_sum_of_scaled_planes_with_tokens_is_done_on_tokens() -> None:
+    x = ir.Value(name="x", shape=ir.Shape(["N", 6, 8, 5]), type=ir.TensorType(ir.DataType.FLOAT))
+    y = ir.Value(name="y", type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([x], [y], nodes=[], opset_imports={"": 20}, name="pyramid")
+    planes = ir.node("Transpose", [x], attributes={"perm": [0, 3, 1, 2]})
+    small = ir.node("MaxPool", [planes.outputs[0]], attributes={"kernel_shape": [2, 2], "strides": [2, 2]})
+    scales = constant(graph, "scales", np.float32([1, 1, 2, 2]))
+    large = ir.node("Resize", [small.outputs[0], None, scales], attributes={"mode": "linear"})
+    total = ir.node("Add", [planes.outputs[0], large.outputs[0]])
+    graph.extend([planes, small, large, total, ir.Node("", "Relu", [total.outputs[0]], outputs=[y])])
+    model = ir.Model(graph, ir_version=10)
+    tokens = np.random.default_rng(0).normal(size=(2, 6, 8, 5)).astype(np.float32)
+    before = run(model, tokens)
+    assert ChannelsLast()(model).modified
+    assert [node.op_type for node in model.graph][2:] == ["Transpose", "Resize", "Add", "Transpose", "Relu"]
+    assert np.allclose(run(model, tokens), before, atol=1e-6)
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (12, 16), (16, 24), (7, 7), (96, 128)])
@@ -149,19 +165,19 @@ def test_stripping_keeps_values_and_leaves_no_path() -> None:
 def test_external_weights_need_a_place_of_their_size() -> None:
     for layout in ({}, {"constant": (0, 4)}):
         with pytest.raises(ir.passes.PreconditionError, match="no place of constant's size"):
-            Externalise(("constant",), layout)(adding(np.float32([1, 2])))
+            Externalise(("constant",), layout, "weights.data")(adding(np.float32([1, 2])))
     with pytest.raises(ir.passes.PreconditionError, match="no weight missing"):
-        Externalise(("missing",), {"missing": (0, 8)})(adding(np.float32([1, 2])))
+        Externalise(("missing",), {"missing": (0, 8)}, "weights.data")(adding(np.float32([1, 2])))
 
 
 def test_external_weights_leave_the_file() -> None:
     model = adding(np.zeros(1000, np.float32))
-    Externalise(("constant",), {"constant": (64, 4000)})(model)
+    Externalise(("constant",), {"constant": (64, 4000)}, "weights.data")(model)
     proto = ir.to_proto(model)
     assert len(proto.SerializeToString()) < 400
     (tensor,) = proto.graph.initializer
     assert {entry.key: entry.value for entry in tensor.external_data} == {
-        "location": "model.onnx.data",
+        "location": "weights.data",
         "offset": "64",
         "length": "4000",
     }

@@ -65,7 +65,9 @@ def test_what_is_declared_is_pinned() -> None:
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pins = {normalised(line.split("==")[0]) for line in text.splitlines() if "==" in line}
     extras = PROJECT["optional-dependencies"]
-    tested = names(PROJECT["dependencies"]).union(*(names(extras[extra]) for extra in ("cpu", "train", "dev")))
+    tested = names(PROJECT["dependencies"]).union(
+        *(names(extras[extra]) for extra in ("cpu", "train", "dev", "tensorrt-rtx"))
+    )
     assert tested <= pins, f"pin the tested versions of {sorted(tested - pins)} in constraints.txt"
 
 

@@ -8,9 +8,11 @@ import pytest
 from safetensors.torch import save_file
 
 from training.backbones import build_backbone
-from training.errors import ConfigError
+from training.data.opening import open_set
+from training.errors import ConfigError, ResumeError
 from training.fit import FitConfig, fit
 from training.network.checkpoint import load_checkpoint
+from training.similarity import search
 from training.similarity.config import SimilarityConfig
 from training.similarity.search import find_tree, read_tree
 
@@ -36,11 +38,38 @@ def test_a_search_leaves_figures_pictures_and_a_tree(config: SimilarityConfig) -
         assert (config.out / name).read_bytes().startswith(b"\x89PNG")
     found = json.loads((config.out / "similarity.json").read_text())
     assert found["tasks"] == list(tree.tasks)
-    # What was measured is not measured again; another question is answered from it.
-    before = (config.out / "similarity.json").read_bytes()
-    find_tree(replace(config, counts=[1, 1, 2, 4]))
+    assert found["warm_up_seconds"] > 0
+    assert found["settings"]["observations"] == 8
+    assert found["settings"]["decoders"]["steps"] == 2
+
+
+def test_a_measurement_is_used_again_until_something_it_depends_on_changes(
+    config: SimilarityConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(search, "open_set", lambda *words: opened.append(words[0]) or open_set(*words))
+    find_tree(config)
+    assert opened == ["nyu", "ccp"]
+    path = config.out / "similarity.json"
+    before = path.read_bytes()
+    # Another question is answered from it.
+    find_tree(replace(config, counts=[1, 1, 2, 4], measure="weighted", training_steps=2000))
     assert read_tree(config.out / "tree.json").counts == (1, 1, 2, 4)
-    assert (config.out / "similarity.json").read_bytes() == before
+    assert path.read_bytes() == before
+    capsys.readouterr()
+    find_tree(replace(config, observations=9))
+    assert "measured with other settings, so again (observations was 8, now 9)" in capsys.readouterr().err
+    found = json.loads(path.read_text())
+    assert found["batches"] == 9
+    assert found["warm_up_seconds"] == json.loads(before)["warm_up_seconds"]  # it was not done again
+    # The decoders are another training's then, which says so.
+    with pytest.raises(ResumeError, match="steps was 2, now 3"):
+        find_tree(replace(config, warm_up=3))
+    # An older version did not say what its figures depend on.
+    del found["settings"], found["warm_up_seconds"]
+    path.write_text(json.dumps(found))
+    find_tree(config)
+    assert json.loads(path.read_text())["batches"] == 8
 
 
 def test_a_budget_is_kept(config: SimilarityConfig) -> None:

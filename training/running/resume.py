@@ -15,7 +15,7 @@ import yaml
 from training.errors import ConfigError, ResumeError
 from training.network.checkpoint import write_whole
 
-__all__ = ["announce", "claim", "note", "read_state", "say_how_far", "write_state"]
+__all__ = ["announce", "claim", "differences", "note", "read_state", "say_how_far", "write_state"]
 
 
 def note(line: str) -> None:
@@ -57,9 +57,9 @@ def read_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ResumeError(f"{path} is damaged; {anew}") from None
     if "settings" not in state:
         raise ResumeError(f"{path} is of an older version, which did not store the run's settings; {anew}")
-    if differences := _differences(state["settings"], settings):
+    if found := differences(state["settings"], settings):
         raise ResumeError(
-            f"{path.parent} holds a run with other settings: {'; '.join(differences)}. Put them back to go on with "
+            f"{path.parent} holds a run with other settings: {'; '.join(found)}. Put them back to go on with "
             "that run, or name a new --out folder (with --start, a new run takes over what was learnt)"
         )
     return state
@@ -90,7 +90,7 @@ def claim(out: Path, resume: str, result: str, settings: Mapping[str, Any]) -> d
     return state
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What differs, by name, with both values."""
     before, now = dict(_flat(found)), dict(_flat(wanted))
     return [

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,8 @@ class Similarity:
     """Similarities of T tasks in S stages: arrays (S + 1, T, T), a stage each and then all stages as one vector.
 
     mean, error: by measure, -1...1; mean over batches and its standard error; 1 and 0 on the diagonal. count: batches
-    behind each value. skipped: by task. seconds: what measuring took.
+    behind each value. skipped: by task. seconds: what measuring took, warm_up_seconds: the warm-up before it (of one
+    that was stopped, the rest). settings: all that the figures depend on, as JSON; empty for those of an older version.
     """
 
     tasks: tuple[str, ...]
@@ -47,6 +48,8 @@ class Similarity:
     skipped: Mapping[str, Skipped]
     batches: int
     seconds: float
+    warm_up_seconds: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def stages(self, measure: Measure = "unit", scope: Scope = "stage") -> NDArray[np.float64]:
         """The means that decide about each stage, (S, T, T)."""
@@ -71,6 +74,8 @@ class Similarity:
             "tasks": list(self.tasks),
             "batches": self.batches,
             "seconds": self.seconds,
+            "warm_up_seconds": self.warm_up_seconds,
+            "settings": dict(self.settings),
             "skipped": {task: asdict(skipped) for task, skipped in self.skipped.items()},
             "count": dict(zip(names, self.count.tolist(), strict=True)),
             "similarity": measures,
@@ -95,6 +100,8 @@ class Similarity:
             skipped={task: Skipped(**skipped) for task, skipped in data["skipped"].items()},
             batches=data["batches"],
             seconds=data["seconds"],
+            warm_up_seconds=data.get("warm_up_seconds", 0.0),
+            settings=data.get("settings", {}),
         )
         shape = (len(names), len(similarity.tasks), len(similarity.tasks))
         for array in (similarity.count, *similarity.mean.values(), *similarity.error.values()):

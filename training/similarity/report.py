@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from ptsa_serve.task_tree import TaskTree
 from training.allocation.budget import Budget, Choice, from_budget
@@ -10,16 +9,13 @@ from training.allocation.counts import from_counts
 from training.allocation.doubt import doubt
 from training.allocation.partitions import tree_cost
 from training.network.checkpoint import write_whole
-from training.similarity.config import SimilarityConfig
+from training.similarity.config import DEAR, SimilarityConfig
 from training.similarity.picture import heat_maps
-from training.similarity.record import Measure, Scope, Similarity, write_similarity
+from training.similarity.record import Similarity
 from training.trees.picture import tree_picture
 from training.trees.text import tree_text
 
 __all__ = ["choose_tree", "save_report"]
-
-# More than this share of the training that it serves, and measuring is not cheap any more.
-DEAR = 0.05
 
 
 def choose_tree(
@@ -37,33 +33,34 @@ def choose_tree(
     return Choice(tree, tree_cost(matrices, tree), {})
 
 
-def save_report(
-    out: Path,
-    similarity: Similarity,
-    choice: Choice,
-    *,
-    measure: Measure = "unit",
-    scope: Scope = "stage",
-    seconds: float,
-    training_seconds: float,
-) -> str:
-    """Write similarity.json and .png, tree.json, .png and .txt to `out`; returns the text.
+def save_report(similarity: Similarity, choice: Choice, config: SimilarityConfig, seconds_a_step: float) -> str:
+    """Write similarity.png and tree.json, .png and .txt to the search's folder; returns the text.
 
-    seconds: what warm-up and measuring took; training_seconds: what the training that follows takes. Raises OSError.
+    seconds_a_step: of the training that follows. Raises OSError.
     """
-    tree = choice.tree
+    out, tree, measure, scope = config.out, choice.tree, config.measure, config.scope
     lines = [tree_text(tree), "", f"tree: {tree}", f"cost J: {choice.objective:.4f} ({measure}, {scope})"]
     lines += [f"{name}: {cost:,.10g}" for name, cost in choice.costs.items()]
-    share = seconds / training_seconds
-    lines.append(f"found in {seconds:.0f} s, {share:.1%} of the {training_seconds:.0f} s of training that follow")
-    if share > DEAR:
-        lines.append(f"warning: more than {DEAR:.0%}; fewer --observations or --warm_up steps cost less")
+    lines += _cost(similarity, config, seconds_a_step)
     if warning := doubt(similarity, tree, measure=measure, scope=scope):
         lines.append(f"warning: {warning}")
     text = "\n".join(lines)
-    write_similarity(out / "similarity.json", similarity)
     write_whole(out / "similarity.png", heat_maps(similarity, measure))
     write_whole(out / "tree.json", (json.dumps(tree.to_json()) + "\n").encode())
     write_whole(out / "tree.png", tree_picture(tree))
     write_whole(out / "tree.txt", (text + "\n").encode())
     return text
+
+
+def _cost(similarity: Similarity, config: SimilarityConfig, seconds_a_step: float) -> list[str]:
+    """What was spent, and on how much; what the training takes; and whether that is a small part of it."""
+    spent, training = similarity.warm_up_seconds + similarity.seconds, seconds_a_step * config.training_steps
+    lines = [
+        f"found in {spent:.0f} s: {config.warm_up} steps of warm-up in {similarity.warm_up_seconds:.0f} s, "
+        f"{similarity.batches} batches compared in {similarity.seconds:.0f} s",
+        f"that is {spent / training:.1%} of the {training:.0f} s of training that follow: "
+        f"{config.training_steps} steps of {seconds_a_step:.2g} s",
+    ]
+    if spent > DEAR * training:
+        lines.append(f"warning: more than {DEAR:.0%}; fewer --observations or --warm_up steps cost less")
+    return lines

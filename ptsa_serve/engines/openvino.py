@@ -1,0 +1,201 @@
+"""OpenVINO on the CPU: fp32, and bf16 where the CPU has it, from the fp32 graphs; int8 and fp16 from graphs of theirs.
+
+A graph is compiled for each size, set of tasks and way to run: on all threads for a photo that is alone, or in streams
+of a core each that go on side by side. The large weights of all graphs are one copy, but what a compiled graph packs of
+them for its kernels is its own. So graphs are compiled when they are first asked for, those of long ago are dropped,
+and those that do not run give back what lies between their layers.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.cores import usable_cores
+from ptsa_serve.engines.base import EngineOptions, check_batch
+from ptsa_serve.errors import EngineError
+from ptsa_serve.graphs import Graph, with_inputs
+from ptsa_serve.sizes import Size
+from ptsa_serve.variants import Precision
+
+__all__ = ["OpenVinoEngine", "load", "offers"]
+
+_INSTALL = "install it with `pip install 'ptsa-serve[openvino]'`"
+# Compiled graphs that are kept: five sizes, and one of fewer tasks.
+_KEPT = 6
+
+Key = tuple[Size, tuple[str, ...], bool]  # size, tasks, alone
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a precision is computed. graphs: from those of which precision, the first that there is. hint: what the
+    runtime is told. capability: what the CPU must have.
+    """
+
+    graphs: tuple[Precision, ...]
+    hint: str
+    capability: str
+
+
+_WAYS: dict[Precision, _Way] = {
+    "fp32": _Way(("fp32",), "f32", "FP32"),
+    "bf16": _Way(("bf16", "fp32"), "bf16", "BF16"),
+    "fp16": _Way(("fp16",), "f16", "FP16"),
+    "int8": _Way(("int8",), "f32", "INT8"),
+}
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A compiled graph. running: runs that go on. warm: whether it holds memory for what lies between layers."""
+
+    model: Any
+    running: int = 0
+    warm: bool = False
+
+
+class OpenVinoEngine:
+    """Compiled graphs of one artifact. `run` may be called from several threads."""
+
+    name = "openvino"
+
+    def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+        """Raises EngineError if the runtime is missing or the CPU lacks the precision, ArtifactError for a form that
+        the artifact lacks.
+        """
+        self._ov = _import()
+        self._core = self._ov.Core()
+        self.version = self._ov.get_version().split("-")[0]
+        self.precision = options.precision or artifact.variants.form(None, options.branches).precision
+        self._way = _WAYS[self.precision]
+        if self._way.capability not in (found := _capabilities(self._core)):
+            able = ", ".join(precision for precision, way in _WAYS.items() if way.capability in found)
+            raise EngineError(f"this CPU does not compute {self.precision}; OpenVINO runs {able} on it: choose one")
+        self._artifact = artifact
+        self._form = artifact.variants.form(_graph(artifact, self._way), options.branches)
+        self.branches = self._form.branches
+        self.sizes = artifact.variants.sizes(self._form)
+        self.lanes = options.threads or usable_cores()
+        self._input = artifact.manifest.input.name
+        self._tasks = tuple(artifact.manifest.task_table())
+        self._weights: dict[str, np.ndarray] = {}
+        self._compiled: dict[Key, _Compiled] = {}
+        self._making = threading.Lock()
+
+    def run(
+        self, batch: np.ndarray, tasks: Sequence[str] | None = None, *, alone: bool = True
+    ) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        size = check_batch(batch, self.sizes)
+        wanted = self._tasks if tasks is None else tuple(task for task in self._tasks if task in tasks)
+        compiled = self._take((size, wanted, alone or self.lanes == 1))
+        try:
+            # A request of its own: one cannot be used by two threads.
+            maps = compiled.model.create_infer_request().infer({self._input: batch}, share_inputs=True)
+            return {name: maps[name] for name in wanted}
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed on {batch.shape}: {_first_line(error)}") from error
+        finally:
+            with self._making:
+                compiled.running -= 1
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._compiled.clear()
+        self._weights.clear()
+
+    def _take(self, key: Key) -> _Compiled:
+        """The graph of `key`, counted as running; the caller counts it back."""
+        with self._making:
+            compiled = self._compiled.pop(key, None) or _Compiled(self._compile(key))
+            idle = [kept for kept in self._compiled.values() if kept.warm and not kept.running]
+            for kept in idle:
+                kept.model.release_memory()
+                kept.warm = False
+            self._compiled[key] = compiled  # the last used is the last
+            for old in list(self._compiled)[:-_KEPT]:
+                del self._compiled[old]
+            compiled.running += 1
+            compiled.warm = True
+        return compiled
+
+    def _compile(self, key: Key) -> Any:
+        size, tasks, alone = key
+        variant = self._artifact.variants.choose(self._form, size, tasks)
+        graph = self._artifact.graph(variant, tasks)
+        missing = [name for name in graph.weights if name not in self._weights]
+        self._weights |= self._artifact.weights(variant).make(missing)
+        config = {
+            "INFERENCE_NUM_THREADS": self.lanes,
+            "NUM_STREAMS": 1 if alone else self.lanes,
+            "INFERENCE_PRECISION_HINT": self._way.hint,
+            # Which cores it may use is the operator's business: two servers would pin themselves to the same.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            return self._core.compile_model(self._model(graph), "CPU", config)
+        except Exception as error:
+            raise EngineError(
+                f"OpenVINO {self.version} cannot load {self._artifact.folder / variant.path} "
+                f"({_first_line(error)}); copy the folder again, or make it again with `python -m export`"
+            ) from error
+
+    def _model(self, graph: Graph) -> Any:
+        """The runtime's form of `graph`, its large weights being our arrays, not copies of them."""
+        model = self._core.read_model(with_inputs(graph))
+        for parameter in model.get_parameters():
+            if (array := self._weights.get(parameter.get_friendly_name())) is not None:
+                tensor = self._ov.Tensor(array, shared_memory=True)
+                constant = self._ov.op.Constant(tensor, shared_memory=True)
+                parameter.output(0).replace(constant.output(0))
+                model.remove_parameter(parameter)
+        return model
+
+
+def load(artifact: Artifact, options: EngineOptions) -> OpenVinoEngine:
+    """See `EngineRow`."""
+    return OpenVinoEngine(artifact, options)
+
+
+def offers(artifact: Artifact) -> list[EngineOptions]:
+    """See `EngineRow`."""
+    try:
+        found = _capabilities(_import().Core())
+    except EngineError:
+        return []
+    return [
+        EngineOptions(precision=precision, branches=form.branches)
+        for precision, way in _WAYS.items()
+        if way.capability in found
+        for form in artifact.variants.forms
+        if form.precision == _graph(artifact, way)
+    ]
+
+
+def _graph(artifact: Artifact, way: _Way) -> Precision:
+    """The precision of the graphs that are run; the last choice if the artifact has none of them."""
+    there = {form.precision for form in artifact.variants.forms}
+    for precision in way.graphs:
+        if precision in there:
+            return precision
+    return way.graphs[-1]
+
+
+def _import() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(f"OpenVINO cannot be imported ({error}); {_INSTALL}") from error
+    return openvino
+
+
+def _capabilities(core: Any) -> Sequence[str]:
+    return core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

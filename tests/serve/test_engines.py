@@ -1,0 +1,171 @@
+"""What holds for every engine and precision that runs on this machine: those that are not installed are not tested."""
+
+import builtins
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.engines import ENGINES, Engine, EngineOptions, load_engine
+from ptsa_serve.engines.openvino import OpenVinoEngine
+from ptsa_serve.errors import ArtifactError, EngineError
+from ptsa_serve.predictor import Predictor
+from ptsa_serve.tasks import TASKS
+
+# What computes in fp32 answers as ONNX Runtime did when the artifact was made, to rounding.
+EXACT = 1e-4
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_artifact: Path) -> Artifact:
+    return Artifact.open(tiny_artifact)
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def name(request: pytest.FixtureRequest, artifact: Artifact) -> str:
+    if not ENGINES[request.param].version():
+        pytest.skip(f"{request.param} is not installed")
+    if not ENGINES[request.param].offers(artifact):
+        pytest.skip(f"{request.param} runs nothing of this model on this machine: it needs a GPU, or a plan")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(name: str, artifact: Artifact) -> Iterator[Engine]:
+    engine = load_engine(name, artifact, EngineOptions(threads=2))
+    yield engine
+    engine.close()
+
+
+def batch_of(size: tuple[int, int], count: int = 1) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+def test_every_precision_that_is_offered_reproduces_the_sample(name: str, artifact: Artifact):
+    offers = ENGINES[name].offers(artifact)
+    assert offers
+    for options in offers:
+        engine = load_engine(name, artifact, options)
+        assert (engine.name, engine.precision, engine.branches) == (name, options.precision, options.branches)
+        worst = max(Predictor(artifact, engine).verify().values())
+        assert worst <= EXACT or options.precision != "fp32"
+        engine.close()
+
+
+def test_every_size_takes_any_batch_and_answers_by_photo(engine: Engine):
+    for size in engine.sizes:
+        batch = batch_of(size, 3)
+        maps = engine.run(batch)
+        assert list(maps) == list(TASKS)
+        for name, values in engine.run(batch[1:2]).items():
+            assert values.shape[1:3] == size
+            assert values.dtype == maps[name].dtype
+            assert np.allclose(values[0], maps[name][1], atol=EXACT)
+
+
+@pytest.mark.parametrize("tasks", [["depth"], ["saliency", "depth"]])
+def test_only_the_tasks_that_are_asked_for_are_answered_and_as_ever(engine: Engine, tasks: list[str]):
+    batch = batch_of((48, 64))
+    maps, every = engine.run(batch, tasks), engine.run(batch)
+    assert list(maps) == [task for task in TASKS if task in tasks]
+    for name, values in maps.items():
+        assert np.allclose(values, every[name], atol=EXACT)
+
+
+def test_runs_side_by_side_answer_as_one_alone(engine: Engine):
+    batches = [batch_of(size, count) for size in engine.sizes for count in (1, 2)]
+    expected = [engine.run(batch) for batch in batches]
+    with ThreadPoolExecutor(engine.lanes) as pool:
+        found = list(pool.map(lambda batch: engine.run(batch, alone=False), batches * 3))
+    for maps, other in zip(expected * 3, found, strict=True):
+        for name, values in maps.items():
+            assert np.allclose(values, other[name], atol=EXACT)
+
+
+def test_an_answer_is_not_overwritten_by_the_next(engine: Engine):
+    first, second = batch_of((48, 64)), np.zeros((1, 48, 64, 3), np.uint8)
+    maps = engine.run(first)
+    kept = {name: values.copy() for name, values in maps.items()}
+    engine.run(second)
+    assert all(np.array_equal(kept[name], values) for name, values in maps.items())
+
+
+@pytest.mark.parametrize("batch", [np.zeros((1, 48, 64, 3)), np.zeros((1, 9, 9, 3), np.uint8)])
+def test_another_array_is_refused(engine: Engine, batch: np.ndarray):
+    with pytest.raises(EngineError, match=r"the model takes uint8 \(N, H, W, 3\), HxW one of 48x64, "):
+        engine.run(batch)
+
+
+def test_a_precision_that_the_model_lacks_is_refused(name: str, artifact: Artifact):
+    with pytest.raises((ArtifactError, EngineError), match="int8"):
+        load_engine(name, artifact, EngineOptions(precision="int8"))
+
+
+@pytest.mark.parametrize("missing", ["onnxruntime", "openvino"])
+def test_a_missing_runtime_says_how_to_get_it(missing: str, artifact: Artifact, monkeypatch: pytest.MonkeyPatch):
+    original = builtins.__import__
+    module = ENGINES[missing].module.rpartition(".")[2]
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == module:
+            raise ImportError(f"No module named {name!r}")
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(EngineError, match=r"pip install 'ptsa-serve\["):
+        load_engine(missing, artifact)
+
+
+class TestOpenVino:
+    """What its own file promises."""
+
+    @pytest.fixture(autouse=True)
+    def installed(self) -> None:
+        pytest.importorskip("openvino", reason="openvino is not installed: pip install 'ptsa-serve[openvino]'")
+
+    def test_a_precision_that_the_cpu_lacks_is_neither_offered_nor_taken(
+        self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("ptsa_serve.engines.openvino._capabilities", lambda core: ["FP32", "INT8"])
+        assert [offer.precision for offer in ENGINES["openvino"].offers(artifact)] == ["fp32"]
+        with pytest.raises(EngineError, match=r"does not compute bf16; OpenVINO runs fp32, int8 on it"):
+            load_engine("openvino", artifact, EngineOptions(precision="bf16"))
+
+    def test_graphs_of_long_ago_are_dropped_and_made_again(self, artifact: Artifact):
+        engine = OpenVinoEngine(artifact, EngineOptions(threads=1))
+        batches = [batch_of(size) for size in engine.sizes]
+        first = [engine.run(batch, ["depth"])["depth"] for batch in batches]
+        for task in ("normals", "saliency"):
+            for batch in batches:
+                engine.run(batch, [task])
+        assert len(engine._compiled) == 6
+        again = [engine.run(batch, ["depth"])["depth"] for batch in batches]
+        assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+
+    def test_weights_are_one_copy_for_all_graphs(self, artifact: Artifact):
+        """Changed in the one place before a graph is compiled, they change what it answers."""
+        engine = OpenVinoEngine(artifact, EngineOptions(threads=1))
+        batch = batch_of((48, 64))
+        before = engine.run(batch)["depth"]
+        engine._weights["head.depth"] += 1
+        assert not np.allclose(engine.run(batch, ["depth"])["depth"], before)
+
+    def test_memory_is_given_back_while_others_run(self, artifact: Artifact):
+        """Switching between sizes from many threads frees the idle graphs' memory and never that of a running one."""
+        engine = load_engine("openvino", artifact, EngineOptions(threads=2))
+        batches = [batch_of(size) for size in engine.sizes]
+        expected = [engine.run(batch)["depth"] for batch in batches]
+        start = threading.Barrier(4)
+
+        def many(offset: int) -> bool:
+            start.wait()
+            places = [(offset + step) % len(batches) for step in range(12)]
+            return all(np.allclose(engine.run(batches[i], alone=False)["depth"], expected[i]) for i in places)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(many, range(4)))
