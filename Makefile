@@ -4,6 +4,8 @@
 SHELL := /bin/sh
 
 PORT ?= 3000
+# Processes that run the tests. More than two wait for the exporter, whose tests stay in one.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # Commands run as modules: the first line of a script names its interpreter, and quotes in that path break it.
@@ -37,12 +39,12 @@ serve: $(SERVE)  ## Set up what serving needs (no torch) and serve the shipped m
 setup: $(DEVELOP)  ## Install everything for development into .venv
 
 .PHONY: test
-test: $(DEVELOP)  ## Format, lint, types, import arrows, tests
+test: $(DEVELOP)  ## Format, lint, types, import arrows, tests; WORKERS=2
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) pyright --pythonpath $(BIN)/python
 	$(BIN)/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
-	$(RUN) pytest
+	$(RUN) pytest -n $(WORKERS)
 
 .PHONY: format
 format: $(DEVELOP)  ## Rewrite the sources the way `make test` wants them

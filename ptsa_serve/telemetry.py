@@ -5,6 +5,7 @@ environment holds already are replaced: `BENTOML_DO_NOT_TRACK=1` looks like an o
 """
 
 import os
+import sys
 
 __all__ = ["OPT_OUT", "opt_out"]
 
@@ -18,6 +19,11 @@ OPT_OUT: dict[str, str] = {
 }
 
 
+# OpenVINO reports each import, and knows no variable against it; without this module it uses a stub of its own.
+_REPORTER = "openvino_telemetry"
+
+
 def opt_out() -> None:
-    """Set the variables of `OPT_OUT` for this process and its children."""
+    """Set the variables of `OPT_OUT` for this process and its children; let OpenVINO's reporter not be found in it."""
     os.environ.update(OPT_OUT)
+    sys.modules[_REPORTER] = None  # type: ignore[assignment]  # what makes an import fail

@@ -1,24 +1,22 @@
 """The files of a lower precision: graphs beside the fp32 ones, and what they add to the weights."""
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from safetensors import safe_open
 from safetensors.numpy import save
 
 from export.passes import Externalise, StripMetadata
 from export.precision.half import HALVES, to_half
 from ptsa_serve.artifact import Artifact, ArtifactFile, external_data, external_layout
 from ptsa_serve.variants import Precision, Variant
-from ptsa_serve.weights import Recipe, WeightsFile, metadata
+from ptsa_serve.weights import Recipe, WeightsFile, in_steps, metadata
 
 __all__ = ["fp32_graphs", "half_files", "int8_files", "merged", "with_weights"]
-
-INT8_WEIGHTS = "weights-int8.safetensors"
 
 
 def fp32_graphs(artifact: Artifact) -> list[Variant]:
@@ -27,9 +25,7 @@ def fp32_graphs(artifact: Artifact) -> list[Variant]:
 
 
 def half_files(artifact: Artifact, precision: Precision) -> list[ArtifactFile]:
-    """Graphs in fp16 or bf16, and the files of weights of the fp32 graphs. Their tensors stay the same: they gain
-    recipes for the halves, no second copy.
-    """
+    """Graphs in fp16 or bf16, and a file of recipes over the weights of the fp32 graphs: no second copy of anything."""
     made: list[tuple[Variant, ir.Model]] = []
     recipes: dict[str, dict[str, Recipe]] = {}
     for variant in fp32_graphs(artifact):
@@ -37,36 +33,66 @@ def half_files(artifact: Artifact, precision: Precision) -> list[ArtifactFile]:
         model, renamed = to_half(proto, HALVES[precision])
         made.append((variant, model))
         known = artifact.weights(variant).recipes
-        dtype = {new: new.rpartition(".")[2] for new in renamed}
-        new = {name: replace(known[old], dtype=dtype[name]) for name, old in renamed.items()}
-        recipes.setdefault(variant.weights, dict(known)).update(new)
-    weights = {path: _with_recipes(artifact.folder / path, entries) for path, entries in recipes.items()}
-    layouts = {
-        path: external_layout(_lengths(WeightsFile(artifact.folder / path, entries)))
-        for path, entries in recipes.items()
-    }
-    graphs = [_graph(variant, model, precision, variant.weights, layouts[variant.weights]) for variant, model in made]
-    return [*graphs, *(ArtifactFile(path, "weights", data) for path, data in weights.items())]
+        halves = {new: replace(known[old], dtype=new.rpartition(".")[2]) for new, old in renamed.items()}
+        recipes.setdefault(variant.weights, {}).update(_used(model, {**known, **halves}))
+    return _files(artifact, precision, made, recipes, {})
 
 
-def int8_files(graphs: Iterable[tuple[Variant, onnx.ModelProto]], weights: Iterable[str]) -> list[ArtifactFile]:
-    """Quantized graphs, with all weights inside, as files over one file of weights of their own.
+def int8_files(artifact: Artifact, graphs: Iterable[tuple[Variant, onnx.ModelProto]]) -> list[ArtifactFile]:
+    """Quantized graphs, with all weights inside, as files over the weights of the fp32 graphs.
 
-    weights: names of the large tensors of the fp32 graphs; what the quantizer made of one has its name and a suffix.
+    Of a weight in int8 there is the step of each channel alone: the rest is what was there, counted in these steps.
     """
-    known = tuple(weights)
     made = [(variant, ir.from_proto(proto)) for variant, proto in graphs]
-    arrays: dict[str, np.ndarray] = {}
-    for _, model in made:
+    recipes: dict[str, dict[str, Recipe]] = {}
+    tensors: dict[str, dict[str, np.ndarray]] = {}
+    for variant, model in made:
         model.metadata_props.clear()  # the quantizer's note to itself
+        known, extra = dict(artifact.weights(variant).recipes), tensors.setdefault(variant.weights, {})
         for name, value in model.graph.initializers.items():
-            if name.startswith(known) and value.const_value is not None:
-                arrays[name] = value.const_value.numpy()
-    layout = external_layout({name: array.nbytes for name, array in arrays.items()})
-    files = [_graph(variant, model, "int8", INT8_WEIGHTS, layout) for variant, model in made]
-    recipes = {name: Recipe(name) for name in arrays}
-    data = save({name: _smallest(array) for name, array in arrays.items()}, metadata(recipes))
-    return [*files, ArtifactFile(INT8_WEIGHTS, "weights", data)]
+            weight, _, part = name.rpartition("_")
+            if part == "quantized" and weight in known and value.const_value is not None:
+                steps = model.graph.initializers[f"{weight}_scale"].const_value
+                assert steps is not None
+                extra[f"{weight}_scale"] = steps.numpy()
+                known[f"{weight}_scale"] = Recipe(f"{weight}_scale")
+                known[name] = _counted(artifact, variant, weight, value.const_value.numpy(), steps.numpy())
+                if known[name].base == name:
+                    extra[name] = value.const_value.numpy()
+        recipes.setdefault(variant.weights, {}).update(_used(model, known))
+    return _files(artifact, "int8", made, recipes, tensors)
+
+
+def _used(model: ir.Model, recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    return {name: recipes[name] for name in model.graph.initializers if name in recipes}
+
+
+def _files(
+    artifact: Artifact,
+    precision: Precision,
+    graphs: Sequence[tuple[Variant, ir.Model]],
+    recipes: Mapping[str, Mapping[str, Recipe]],
+    tensors: Mapping[str, Mapping[str, np.ndarray]],
+) -> list[ArtifactFile]:
+    """Files of the graphs, and for each file of weights one over it, with `recipes` and `tensors` of its own."""
+    files = []
+    for below, entries in recipes.items():
+        path = f"weights{PurePosixPath(below).stem.removeprefix('weights')}-{precision}.safetensors"
+        data = save(dict(tensors.get(below, {})), metadata(entries, over=below))
+        layout = external_layout(_lengths(artifact.folder / below, data))
+        own = [(variant, model) for variant, model in graphs if variant.weights == below]
+        files += [_graph(variant, model, precision, path, layout) for variant, model in own]
+        files.append(ArtifactFile(path, "weights", data))
+    return files
+
+
+def _counted(artifact: Artifact, variant: Variant, weight: str, found: np.ndarray, steps: np.ndarray) -> Recipe:
+    """How `found`, the quantizer's form of `weight`, is made; as a tensor of its own if counting gives another."""
+    file = artifact.weights(variant)
+    axis = 0 if found.ndim == 4 else found.ndim - 1  # of a convolution (out, in, h, w), of a matrix (in, out)
+    if np.array_equal(in_steps(file.make([weight])[weight], steps, axis), found):
+        return replace(file.recipes[weight], steps=f"{weight}_scale", axis=axis)
+    return Recipe(f"{weight}_quantized")
 
 
 def with_weights(artifact: Artifact, variant: Variant) -> onnx.ModelProto:
@@ -116,19 +142,10 @@ def _graph(
     return ArtifactFile(f"{path.stem}-{precision}{path.suffix}", "graph", data, attributes)
 
 
-def _lengths(file: WeightsFile) -> dict[str, int]:
-    return {name: array.nbytes for name, array in file.make(file.recipes).items()}
-
-
-def _with_recipes(path: Path, recipes: Mapping[str, Recipe]) -> bytes:
-    with safe_open(path, framework="numpy") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return save(tensors, metadata(recipes))
-
-
-def _smallest(array: np.ndarray) -> np.ndarray:
-    """fp16 if that holds every value exactly, else as it is; integers are small already."""
-    if array.dtype != np.float32:
-        return array
-    half = array.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), array) else array
+def _lengths(below: Path, data: bytes) -> dict[str, int]:
+    """Bytes of each tensor that the file of weights `data`, over that at `below`, makes, in its order."""
+    with tempfile.TemporaryDirectory(prefix="ptsa-lower-") as folder:
+        place = Path(folder) / "over.safetensors"
+        place.write_bytes(data)
+        file = WeightsFile(place, WeightsFile.open(place).recipes, below)
+        return {name: array.nbytes for name, array in file.make(file.recipes).items()}

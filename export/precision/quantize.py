@@ -92,8 +92,7 @@ def int8_artifact(found: Sequence[Source], left_out: Sequence[str], artifact: Ar
     for source in found:
         chosen = [layer for layer in source.layers if layer not in left_out]
         graphs.append((source.variant, onnx.load(source.quantized(chosen, source.model.with_name("int8.onnx")))))
-    weights = {name for source in found for name in artifact.weights(source.variant).recipes}
-    return int8_files(graphs, weights)
+    return int8_files(artifact, graphs)
 
 
 def _maps(model: Path, tasks: tuple[str, ...], photos: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:

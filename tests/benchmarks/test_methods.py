@@ -51,7 +51,7 @@ def test_a_suite_trains_ptsa_with_no_more_parameters_than_mtlora() -> None:
 
     from training.network.model import ModelConfig, PTSAModel
 
-    for suite in SUITES.values():
+    for suite in (suite for suite in SUITES.values() if not suite.only):
         arms = {arm.name: arm for arm in suite.arms(next(trees_of_shape(suite.tasks, suite.counts)))}
         counts = {}
         for name in ("mtlora", "ptsa"):
@@ -81,7 +81,7 @@ def test_rows_and_claims_follow_the_figures() -> None:
     assert by_arm["ptsa"]["delta_m_sd"] == pytest.approx(7.071, abs=1e-3)
     assert by_arm["lora"]["delta_m_sd"] is None
     holds = {claim["claim"]: claim["holds"] for claim in claims(table)}
-    assert list(holds.values()) == [True, True, False, True, False, True, False, True, True, True]
+    assert list(holds.values()) == [True, True, True, True, False, True, False, True, True, True]
     assert (holds["1-1-2-4 is above all shared"], holds["1-1-2-4 is above all split"]) == (False, True)
     json.dumps([table, claims(table)], allow_nan=False)
     # Of a suite that is not done, what can be said.
@@ -89,7 +89,7 @@ def test_rows_and_claims_follow_the_figures() -> None:
     assert len(claims(rows(runs[:6]))) == 4
     text = comparison(runs)
     assert "| ptsa | 0.00 | 0.850 | +15.00 ± 7.07 | 2 |" in text
-    assert "yes: PTSA is above MTLoRA (15 against 0)" in text
+    assert "yes: PTSA is above MTLoRA (20 against 0)" in text
     assert summary("x", runs).figures["ptsa_delta_m_percent"] == pytest.approx(15)
 
 

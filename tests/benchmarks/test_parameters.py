@@ -36,8 +36,10 @@ def test_every_method_is_counted_and_ptsa_with_every_tree() -> None:
     rows = measured.figures["swin_test"]
     trees = [f"ptsa {tree}" for tree in ("1-1-1-1", "1-1-2-4", "1-2-2-4", "4-4-4-4")]
     assert list(rows) == [*(name for name in METHODS if name != "ptsa"), *trees]
-    for label, config in cases("swin_test", list(METHODS), decoder="pyramid", rank=2).items():
-        costs = account(config, SIZE)
+    models = cases("swin_test", list(METHODS), decoder="pyramid", rank=2)
+    assert list(models) == list(rows)
+    for label in ("mtlora", "ptsa 1-1-2-4"):
+        costs = account(models[label], SIZE)
         assert (rows[label]["trainable"], rows[label]["folded"]) == (costs.trainable, costs.folded)
         assert rows[label]["folded_MB"] == 4 * costs.folded / 1e6
     text = parameters_table(measured)
@@ -115,8 +117,9 @@ def test_the_picture_shows_what_was_measured(measured) -> None:
 
 def test_the_command_writes_a_measurement(tmp_path: Path) -> None:
     command = ["parameters", "--out", str(tmp_path), "--backbones", "swin_test", "--size", "32", "--without-latency"]
+    command += ["--methods", "decoders"]
     done = CliRunner().invoke(main, command, catch_exceptions=False)
-    assert "ptsa 1-2-2-4" in done.output
+    assert "decoders" in done.output
     assert json.loads((tmp_path / "parameters.json").read_text())["conditions"]["weights"] == "random"
     assert [path.name for path in tmp_path.iterdir()] == ["parameters.json"]
     for wrong in (["--methods", "vpt"], ["--backbones", "vit"], ["--size", "33"]):

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.training_speed import _step
+from ptsa_serve.errors import TreeError
 from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import TASKS
 from training.backbones.swin import SWINS
-from training.errors import ConfigError
 from training.network.model import ModelConfig, PTSAModel
 
 
@@ -59,4 +59,4 @@ def test_the_ratios_belong_together(tmp_path: Path) -> None:
 
 def test_a_tree_that_is_none_is_refused() -> None:
     done = CliRunner().invoke(main, ["training_speed", "--tree", "2-1-1-1"])
-    assert isinstance(done.exception, ConfigError)
+    assert isinstance(done.exception, TreeError)

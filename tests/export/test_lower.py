@@ -79,19 +79,20 @@ def test_every_form_is_there_at_every_size_and_reproduces_the_sample(lowered: Ar
 
 def test_what_was_there_stays_to_the_byte_and_halves_are_no_second_copy(lowered: Artifact, tiny_artifact: Path):
     for path in tiny_artifact.iterdir():
-        if path.name not in ("manifest.json", "weights.safetensors"):
+        if path.name != "manifest.json":
             assert (lowered.folder / path.name).read_bytes() == path.read_bytes()
-    before, after = (load_file(folder / "weights.safetensors") for folder in (tiny_artifact, lowered.folder))
-    assert before.keys() == after.keys()
-    assert all(np.array_equal(before[key], after[key]) for key in before)
+    assert load_file(lowered.folder / "weights-fp16.safetensors") == {}
+    assert all(key.endswith("_scale") for key in load_file(lowered.folder / "weights-int8.safetensors"))
     assert Artifact.open(lowered.folder).manifest.variants().all[0].weights == "weights.safetensors"
 
 
-def test_int8_graphs_have_weights_of_their_own_of_8_bits(lowered: Artifact):
-    found = load_file(lowered.folder / "weights-int8.safetensors")
-    assert {array.dtype for name, array in found.items() if name.endswith("_quantized")} == {np.dtype(np.int8)}
-    used = {variant.weights for variant in lowered.variants.all if variant.form.precision == "int8"}
-    assert used == {"weights-int8.safetensors"}
+def test_weights_of_8_bits_are_counted_from_those_that_are_there(lowered: Artifact):
+    variants = [variant for variant in lowered.variants.all if variant.form.precision == "int8"]
+    names = [name for name in lowered.graph(variants[0]).weights if name.endswith("_quantized")]
+    made = lowered.weights(variants[0]).make(names)
+    assert len(names) == 2 + len(TASKS)
+    assert {array.dtype for array in made.values()} == {np.dtype(np.int8)}
+    assert all(np.abs(array).max() == 127 for array in made.values())
 
 
 def test_an_unpacked_artifact_runs_in_every_precision_without_this_package(lowered: Artifact, tmp_path: Path):
@@ -151,7 +152,8 @@ def test_layers_that_maps_suffer_most_from_are_left_out_until_the_gate_is_passed
     artifact = lower_artifact(config("int8"))
     left_out = artifact.manifest.provenance["precisions"]["int8"]["left_out"]
     assert len(left_out) == 2
-    weights = load_file(artifact.folder / "weights-int8.safetensors")
+    variant = next(variant for variant in artifact.variants.all if variant.form.precision == "int8")
+    weights = artifact.graph(variant).weights
     for layer in ("stem", "trunk", *(f"head.{task}" for task in TASKS)):
         assert (f"{layer}_quantized" in weights) == (layer not in left_out), layer
 

@@ -157,4 +157,5 @@ def test_help_of_serve_lists_every_setting_with_its_range_and_default(ptsa):
     for name, field in Settings.model_fields.items():
         assert f"PTSA_{name.upper()} {field.description}" in text
     assert "[1 to 100000; default: 64]" in text
-    assert "[one of: onnxruntime; default: onnxruntime]" in text
+    assert "[one of: auto, onnxruntime, " in text
+    assert "[one of: fp32, fp16, bf16, int8]" in text

@@ -205,20 +205,20 @@ def test_scans_are_counted_before_decoding():
     Image.new("RGB", (4000, 3000), (90, 120, 30)).save(file, "JPEG", progressive=True)
     data = file.getvalue()
     last = data[data.rfind(b"\xff\xda") : -2]
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadImage, match="scans"):
         inspect(data[:-2] + last * 3000 + b"\xff\xd9", LIMITS)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert decode(data, LIMITS, at_least=(100, 100)).pixels.shape == (375, 500, 3)
 
 
 @pytest.mark.parametrize("spam", [b"\xff\xfe\0\2", b"\xff\xdd\0\4\0\0", b"\xff\x01"])
 def test_millions_of_segments_are_refused_at_once(photo_jpeg: bytes, spam: bytes):
     data = photo_jpeg[:2] + spam * 1_000_000 + photo_jpeg[2:]
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadImage, match="segments"):
         inspect(data, LIMITS)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_deadline_that_has_passed_ends_the_work(jpeg: bytes):

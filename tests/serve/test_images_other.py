@@ -79,10 +79,10 @@ def test_deadline_ends_a_slow_bmp():
     pixels = b"\1\7" * (4000 * 600)
     data = bytearray(bmp(8, 1, pixels, palette=bytes(1024)))
     data[18:26] = struct.pack("<ii", 4000, 600)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(DeadlineExceeded):
-        decode(bytes(data), LIMITS, deadline=started + 0.1)
-    assert time.monotonic() - started < 0.5
+        decode(bytes(data), LIMITS, deadline=time.monotonic() + 0.1)
+    assert time.process_time() - started < 0.5
 
 
 def gif(height: int = HEIGHT, **options: object) -> bytes:
@@ -113,10 +113,10 @@ def test_gif_keeps_its_transparency_and_its_screen():
 @pytest.mark.parametrize("spam", [b"!\xfe\0", b"\0", b"!\xf9\4\0\0\0\0\0"])
 def test_millions_of_gif_blocks_are_refused_at_once(spam: bytes):
     data = gif()
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadImage, match="blocks"):
         inspect(data[:13] + bytes(3 << 1 + (data[10] & 7)) + spam * 2_000_000 + data[-200:], LIMITS)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")

@@ -125,18 +125,18 @@ def test_damage_outside_the_pixels_does_not_matter():
 
 
 def test_bytes_that_inflate_without_end_are_refused_soon():
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadImage):
         pixels(png(2, 8, zlib.compress(bytes(200_000_000), 1)))
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("spam", [b"tEXt", b"IDAT"])
 def test_millions_of_chunks_are_refused_at_once(spam: bytes):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadImage, match="chunks"):
         inspect(png(2, 8, b"", before=chunk(spam, b"") * 500_000), LIMITS)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_pixels_in_many_small_chunks_are_read():

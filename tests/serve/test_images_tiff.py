@@ -250,10 +250,10 @@ def test_scans_of_jpegs_in_tiff_are_counted():
     jpeg = file.getvalue()
     strip = jpeg[:-2] + jpeg[jpeg.rfind(b"\xff\xda") : -2] * 3000 + b"\xff\xd9"
     tags = {256: [2000], 257: [2000], 258: [8] * 3, 259: [7], 262: [6], 277: [3], 278: [2000]}
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadImage, match="scans"):
         decode(tiff([(tags, strip)]), LIMITS)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -280,10 +280,10 @@ def test_deadline_ends_the_work_between_bands():
     values = np.zeros((4000, 4000, 1), int)
     data = tiff([(image(values, 12, 1, t278=[16]) | {256: [16000], 257: [2000], 278: [16]}, bytes(24000 * 16))])
     data = replaced(data, {273: [8] * 125, 279: [24000 * 16] * 125})
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(DeadlineExceeded):
-        decode(data, LIMITS, deadline=started + 0.1)
-    assert time.monotonic() - started < 0.8
+        decode(data, LIMITS, deadline=time.monotonic() + 0.1)
+    assert time.process_time() - started < 0.8
 
 
 def test_damaged_tags_give_pixels_or_a_typed_error():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from ptsa_serve.errors import ArtifactError
-from ptsa_serve.weights import Recipe, WeightsFile, metadata
+from ptsa_serve.weights import Recipe, WeightsFile, in_steps, metadata
 
 HALF = np.zeros((2, 2), np.float16)
 
@@ -57,6 +57,22 @@ def test_a_stack_has_a_new_first_axis_and_every_matrix_is_transposed(tmp_path: P
     assert np.array_equal(array, np.stack([tensors["a"].T, tensors["b"].T, tensors["a"].T]))
 
 
+@given(seed=st.integers(0, 99), axis=st.integers(0, 1))
+def test_int8_is_within_half_a_step_of_each_channel(seed: int, axis: int):
+    values = np.random.default_rng(seed).standard_normal((5, 7)).astype(np.float32)
+    steps = np.abs(values).max(axis=1 - axis) / 127
+    found = in_steps(values, steps, axis)
+    wide = np.expand_dims(steps, 1 - axis)
+    assert found.dtype == np.int8
+    assert np.all(np.abs(found * wide - values) <= wide / 2 + 1e-6)
+
+
+def test_a_recipe_counts_what_it_made(tmp_path: Path):
+    tensors = {"b": np.array([[1, -2], [3, 4]], np.float16), "s": np.array([1, 0.5], np.float32)}
+    recipe = {"base": "b", "transpose": True, "steps": "s", "axis": 1}
+    assert made(tmp_path, tensors, {"q": recipe})["q"].tolist() == [[1, 6], [-2, 8]]
+
+
 def test_whole_numbers_stay_whole_numbers(tmp_path: Path):
     assert made(tmp_path, {"q": np.full((2, 2), -7, np.int8)}, {"q": {"base": "q"}})["q"].dtype == np.int8
 
@@ -71,6 +87,20 @@ def test_what_is_written_is_what_is_read(tmp_path: Path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save({"b": HALF}, metadata=metadata(recipes)))
     assert WeightsFile.open(path).recipes == recipes
+
+
+def test_a_file_over_another_names_the_tensors_of_both_and_its_own_first(tmp_path: Path):
+    below, over = tmp_path / "weights.safetensors", tmp_path / "weights-int8.safetensors"
+    below.write_bytes(save({"b": HALF + 4, "s": HALF}, metadata=metadata({"w": Recipe("b")})))
+    recipes = {"q": Recipe("b", steps="s", axis=1)}
+    over.write_bytes(save({"s": np.array([1, 2], np.float32)}, metadata=metadata(recipes, over=below.name)))
+    file = WeightsFile.open(over)
+    assert file.make(["q"])["q"].tolist() == [[4, 2], [4, 2]]
+    with pytest.raises(ArtifactError, match="export"):
+        file.make(["w"])
+    below.unlink()
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        file.make(["q"])
 
 
 @pytest.mark.parametrize(

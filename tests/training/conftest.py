@@ -14,6 +14,7 @@ from training.backbones.pvt import PVTS
 from training.backbones.swin import SWINS
 from training.fit import FitConfig
 from training.network.model import ModelConfig, PTSAModel
+from training.similarity import report
 
 TREE = TaskTree.parse(
     "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "
@@ -210,6 +211,13 @@ def kill_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[],
                 run()
 
     return interrupt
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures of a search: they take longer than all the rest of it."""
+    for picture in ("heat_maps", "tree_picture"):
+        monkeypatch.setattr(report, picture, lambda *_: b"")
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def test_a_search_leaves_figures_pictures_and_a_tree(config: SimilarityConfig) -
     assert found["settings"]["decoders"]["steps"] == 2
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_measurement_is_used_again_until_something_it_depends_on_changes(
     config: SimilarityConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_measurement_is_used_again_until_something_it_depends_on_changes(
     assert json.loads(path.read_text())["batches"] == 8
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_budget_is_kept(config: SimilarityConfig) -> None:
     text = find_tree(replace(config, max_trainable=10**9))
     assert read_tree(config.out / "tree.json").counts == (1, 4, 4, 4)

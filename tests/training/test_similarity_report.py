@@ -76,6 +76,7 @@ def test_a_report_is_files_and_a_text_with_the_tree_and_the_share_of_training(tm
             image.verify()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_dear_measurement_and_an_uncertain_tree_are_warned_of(tmp_path: Path) -> None:
     unsure = found(error=0.5)
     text = save_report(unsure, choose_tree(unsure, config(), {}), config(out=tmp_path), 0.2)
@@ -83,6 +84,7 @@ def test_a_dear_measurement_and_an_uncertain_tree_are_warned_of(tmp_path: Path) 
     assert "warning: the tree is not certain" in text
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_folder_that_cannot_be_written_is_an_oserror_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     choice = choose_tree(found(), config(), {})
