@@ -18,8 +18,8 @@ from benchmarks.published import results_table
 from benchmarks.service import measure_load, measure_memory, measure_requests
 from benchmarks.suites import SUITES
 from benchmarks.training_speed import measure_training_speed
-from export.__main__ import parse_batches, parse_sizes
 from export.errors import ExportError
+from export.options import parse_batches, parse_sizes
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.errors import EngineError, PTSAError
 from ptsa_serve.files import replace_file

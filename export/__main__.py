@@ -1,23 +1,22 @@
 """python -m export COMMAND: from a checkpoint to an artifact, and back to a standard ONNX folder."""
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import click
 
 from export.annotate import annotate, entry
-from export.compile import CompileConfig, compile_artifact
+from export.compile import FORMS, CompileConfig, compile_artifact
 from export.errors import ExportError
 from export.figures import read_figures, read_json
 from export.graphs import SIZES
 from export.lower import LowerConfig, lower_artifact
+from export.manifest import MOST_PIXELS
+from export.options import parse_batches, parse_data, parse_graph_sizes, parse_precisions, parse_sizes
 from export.outputs import refuse_unwritable
 from export.photos import choose_photos
 from export.plans import FLAVOURS, PlansConfig, build_plans
-from export.precision.gate import ALLOWED
 from export.recompile import recompile
 from export.tensorrt import BuildOptions
 from export.tree import TreeConfig, choose
@@ -27,6 +26,7 @@ from ptsa_serve.artifact import Artifact
 from ptsa_serve.errors import PTSAError
 from ptsa_serve.variants import Branches, Precision
 from training.errors import TrainingError
+from training.network.model import STRIDE
 from training.trees.text import tree_text
 
 # What a user can cause; anything else is a fault of ours and shows its traceback.
@@ -65,7 +65,34 @@ def main() -> None:
 @click.option("--sample", required=True, type=FILE, help="JPEG that ships in the artifact.")
 @PHOTOS
 @PHOTO_COUNT
-@click.option("--sizes", default=",".join(f"{h}x{w}" for h, w in SIZES), show_default=True, help="HxW, by commas.")
+@click.option(
+    "--sizes",
+    default=",".join(f"{h}x{w}" for h, w in SIZES),
+    show_default=True,
+    help='HxW by commas, a graph each; "dynamic" among them: one graph for all multiples of 32, slower than those.',
+)
+@click.option(
+    "--max-pixels",
+    default=MOST_PIXELS,
+    show_default=True,
+    type=click.IntRange(min=STRIDE**2),
+    help="Of a photo as the dynamic graph runs it.",
+)
+@click.option(
+    "--branches",
+    default="folded",
+    show_default=True,
+    type=click.Choice(list(FORMS)),
+    help="folded: a copy of a layer for each group of tasks. low_rank: the layer once, and small factors a group. "
+    "both: graphs of either. auto: both are timed here, and the faster is kept.",
+)
+@click.option(
+    "--max-slowdown",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="With --branches auto: keep the smaller form if it takes at most so many times as long as the faster.",
+)
 @click.option("--name", default="ptsa-nano", show_default=True)
 @click.option("--version", default="1", show_default=True)
 @click.option("--metrics", type=FILE, help="JSON list of figures for the manifest.")
@@ -73,7 +100,7 @@ def main() -> None:
 def compile_command(out: Path, sizes: str, metrics: Path | None, **options) -> None:
     """Write the artifact of CHECKPOINT to the folder OUT, if it passes the parity gate."""
     figures = read_figures(metrics) if metrics else ()
-    config = CompileConfig(out=out, sizes=parse_sizes(sizes), metrics=figures, **options)
+    config = CompileConfig(out=out, sizes=parse_graph_sizes(sizes), metrics=figures, **options)
     artifact = compile_artifact(config, report=_report)
     total = sum(path.stat().st_size for path in artifact.folder.iterdir())
     click.echo(f"wrote {out}: {total / 2**20:.1f} MiB")
@@ -235,45 +262,6 @@ def triton_command(**options) -> None:
     """
     names = write_repository(TritonConfig(**options))
     click.echo(f"wrote {options['out']}: {', '.join(names)}")
-
-
-def parse_batches(text: str) -> tuple[int, ...]:
-    """Read "1,4,8" as (1, 4, 8). Raises ExportError for anything else, and for repetitions."""
-    if not re.fullmatch(r"[1-9]\d{0,2}(,[1-9]\d{0,2})*", text) or len(set(text.split(","))) != len(text.split(",")):
-        raise ExportError(f"batches are {text!r}; write numbers from 1 to 999, each once, like 1,4,8")
-    return tuple(sorted(map(int, text.split(","))))
-
-
-def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Read "384x512,448x448" as ((384, 512), (448, 448)). Raises ExportError for anything else, and for repetitions."""
-    if not re.fullmatch(r"\d{1,4}x\d{1,4}(,\d{1,4}x\d{1,4})*", text):
-        raise ExportError(f"sizes are {text!r}; write heights and widths like 384x512,448x448")
-    sizes = tuple((int(h), int(w)) for h, w in (size.split("x") for size in text.split(",")))
-    wrong = [size for size in sizes if min(size) == 0 or size[0] % 32 or size[1] % 32]
-    if wrong or len(set(sizes)) != len(sizes):
-        raise ExportError(f"sizes are {text!r}; each once, and every side a multiple of 32")
-    return sizes
-
-
-def parse_precisions(text: str) -> tuple[Precision, ...]:
-    """Read "fp16,int8" as ("fp16", "int8"). Raises ExportError for anything else, and for repetitions."""
-    found: tuple[Precision, ...] = tuple(
-        precision for name in text.split(",") for precision in ALLOWED if precision == name
-    )
-    if found != tuple(text.split(",")) or len(set(found)) != len(found):
-        raise ExportError(f"--precision is {text!r}; write some of {', '.join(ALLOWED)}, each once, by commas")
-    return found
-
-
-def parse_data(texts: Sequence[str]) -> dict[str, Path]:
-    """Read ("nyu=data/nyu",) as {"nyu": Path("data/nyu")}. Raises ExportError for anything else, or a name twice."""
-    found = {}
-    for text in texts:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder) or name in found:
-            raise ExportError(f"--data is {text!r}; write each data set once, as NAME=DIR like nyu=data/nyu")
-        found[name] = Path(folder)
-    return found
 
 
 def _report(line: str) -> None:

@@ -7,18 +7,19 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export.fold import POSITION_BIAS, FoldedNetwork
+from ptsa_serve.sizes import Size
 from training.network.model import PTSAModel
 
 __all__ = ["deployed", "frozen", "multiply_adds", "trainable"]
 
 
-def multiply_adds(network: FoldedNetwork) -> int:
-    """Multiply-adds of all tasks' maps for one photo of the network's size.
+def multiply_adds(network: FoldedNetwork, size: Size) -> int:
+    """Multiply-adds of all tasks' maps for one photo of `size` (H, W).
 
     Counted where torch's counter counts: matrix products, attention's among them, and convolutions; not element-wise
     work, normalisation, softmax or up-sampling.
     """
-    photo = torch.zeros((1, *network.size, 3), dtype=torch.uint8)
+    photo = torch.zeros((1, *size, 3), dtype=torch.uint8)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(photo)
     # The counter counts a multiplication and an addition as two.
@@ -26,7 +27,7 @@ def multiply_adds(network: FoldedNetwork) -> int:
 
 
 def deployed(network: FoldedNetwork) -> int:
-    """Parameters of the folded network; what branches have in common counts once.
+    """Parameters of the folded network, in its form; what branches have in common counts once.
 
     Position tables count as the tables that they are, not as the biases that were looked up from them.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from export.fold import fold
 from export.graphs import build_graph, files_of
 from export.manifest import describe, with_costs
 from ptsa_serve.artifact import Artifact, write_artifact
@@ -46,7 +47,7 @@ def compiled(config: ModelConfig, size: Size, folder: Path) -> Artifact:
         save_checkpoint(random_model(config), checkpoint, info={})
         model = load_checkpoint(checkpoint)
         manifest = describe(checkpoint, model, [size], name="random-weights", version="1")
-    graph = build_graph(model, size)
+    graph = build_graph(fold(model), size)
     return write_artifact(folder, with_costs(manifest, [graph]), files_of([graph]))
 
 

@@ -12,26 +12,36 @@ from pydantic import ValidationError
 import ptsa_serve
 from export import counts
 from export.errors import ExportError
-from export.graphs import Graph
-from ptsa_serve.manifest import Backbone, Counts, InputSpec, Manifest, TaskRecord, Tree
+from export.fold import Folded
+from export.graphs import Graph, shown
+from export.weights import weight_bytes
+from ptsa_serve.manifest import AnySizeRecord, Backbone, Counts, FormCounts, InputSpec, Manifest, TaskRecord, Tree
+from ptsa_serve.sizes import Size
 from training.network.checkpoint import read_info, sha256
-from training.network.model import PTSAModel
+from training.network.model import STRIDE, PTSAModel
 
-__all__ = ["backbone_digest", "describe", "with_costs"]
+__all__ = ["MOST_PIXELS", "backbone_digest", "describe", "with_costs"]
+
+# Of a photo at a size that has no graph of its own: as many as a square of 448, what models are trained at.
+MOST_PIXELS = 448 * 448
+# The size at which multiply-adds of a graph of any size are counted.
+ANY_COUNTED = (448, 448)
 
 
 def describe(
     checkpoint: Path,
     model: PTSAModel,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[Size | None],
     *,
     name: str,
     version: str,
+    pixels: int = MOST_PIXELS,
     metrics: Sequence[Mapping[str, Any]] = (),
     licence: str = "",
 ) -> Manifest:
     """The manifest of a model, without files, parity and what only the graphs tell.
 
+    sizes: (H, W) of its graphs, None for those of any size, which take photos of up to `pixels`.
     Raises ExportError for a name, version, size, figure or licence that no manifest may hold.
     """
     info = read_info(checkpoint)
@@ -39,7 +49,7 @@ def describe(
         manifest = Manifest(
             name=name,
             version=version,
-            input=InputSpec(sizes=tuple(sizes)),
+            input=InputSpec(sizes=tuple(size for size in sizes if size), any_size=_rule(pixels, sizes)),
             tasks=tuple(TaskRecord.of(task) for task in model.tasks.values()),
             tree=Tree.of(model.config.tree),
             backbone=Backbone(name=model.config.backbone, sha256=backbone_digest(model)),
@@ -63,6 +73,10 @@ def describe(
         return Manifest.from_json(manifest.to_json().encode())
 
 
+def _rule(pixels: int, sizes: Sequence[Size | None]) -> AnySizeRecord | None:
+    return AnySizeRecord(multiple=STRIDE, pixels=pixels) if None in sizes else None
+
+
 @contextmanager
 def _plainly() -> Iterator[None]:
     """Raise ExportError, in one line, for what a manifest refuses to hold."""
@@ -77,11 +91,22 @@ def _plainly() -> Iterator[None]:
 
 
 def with_costs(manifest: Manifest, graphs: Sequence[Graph]) -> Manifest:
-    """The manifest with the parameters and multiply-adds of what is deployed."""
-    multiply_adds = {f"{graph.size[0]}x{graph.size[1]}": graph.multiply_adds for graph in graphs}
-    deployed = counts.deployed(graphs[0].folded.network)
-    costs = manifest.counts.model_copy(update={"deployed": deployed, "multiply_adds": multiply_adds})
-    return manifest.model_copy(update={"counts": costs})
+    """The manifest with what each form of its graphs costs; the first form's figures stand for the model."""
+    forms = {graph.folded.network.branches: _costs(graph.folded, graphs) for graph in graphs}
+    first = forms[graphs[0].folded.network.branches]
+    update = {"deployed": first.parameters, "multiply_adds": first.multiply_adds, "forms": forms}
+    return manifest.model_copy(update={"counts": manifest.counts.model_copy(update=update)})
+
+
+def _costs(folded: Folded, graphs: Sequence[Graph]) -> FormCounts:
+    own = [graph for graph in graphs if graph.folded is folded]
+    sizes = dict.fromkeys(graph.size or ANY_COUNTED for graph in own)
+    names = {name for graph in own for name in graph.weights}
+    return FormCounts(
+        parameters=counts.deployed(folded.network),
+        bytes=sum(weight_bytes([folded], names).values()),
+        multiply_adds={shown(size): counts.multiply_adds(folded.network, size) for size in sizes},
+    )
 
 
 def backbone_digest(model: PTSAModel) -> str:

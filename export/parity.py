@@ -1,10 +1,11 @@
-"""The gate before every artifact: training form, folded network and engine must agree, output by output, on photos.
+"""The gate before every artifact: training form, plain network and engine must agree, output by output, on photos.
 
 Each output is compared under its own name; the tolerances stand here and nowhere else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -56,22 +57,22 @@ class Comparison:
 def measure(
     model: PTSAModel, network: FoldedNetwork, run: Callable[[np.ndarray], Maps], photos: Sequence[np.ndarray]
 ) -> list[Comparison]:
-    """Run every photo, uint8 (H, W, 3) at the network's size, through all three forms.
+    """Run every photo, uint8 (H, W, 3), all of one size, through all three forms.
 
     run: the engine, uint8 (N, H, W, 3) to maps by task. Two photos at a time, so that a batch axis that is not
     dynamic, or mixed up, is seen.
     """
     worst: dict[tuple[str, tuple[str, str]], float] = {}
+    own = network.branches
     for start in range(0, len(photos), 2):
         batch = np.stack(photos[start : start + 2])
-        forms = {"training form": _training(model, batch), "folded": _folded(network, batch), "engine": run(batch)}
-        for pair in (("training form", "folded"), ("folded", "engine"), ("training form", "engine")):
+        forms = {"training form": _training(model, batch), own: _plain(network, batch), "engine": run(batch)}
+        for pair in combinations(forms, 2):
             for name, task in network.tasks.items():
                 one, other = (forms[form].get(name, np.empty(0)) for form in pair)
                 worst[name, pair] = max(worst.get((name, pair), 0.0), difference(task.kind, one, other).worst)
-    return [
-        Comparison(network.tasks[name], pair, network.size, difference) for (name, pair), difference in worst.items()
-    ]
+    size = photos[0].shape[:2] if photos else (0, 0)
+    return [Comparison(network.tasks[name], pair, size, difference) for (name, pair), difference in worst.items()]
 
 
 def check(comparisons: Sequence[Comparison]) -> dict[str, dict]:
@@ -98,6 +99,6 @@ def _training(model: PTSAModel, batch: np.ndarray) -> dict[str, np.ndarray]:
         return {name: finish(model.tasks[name], planes, batch.shape[1:3]).numpy() for name, planes in raw.items()}
 
 
-def _folded(network: FoldedNetwork, batch: np.ndarray) -> dict[str, np.ndarray]:
+def _plain(network: FoldedNetwork, batch: np.ndarray) -> dict[str, np.ndarray]:
     with torch.no_grad():
         return {name: values.numpy() for name, values in network(torch.from_numpy(batch)).items()}

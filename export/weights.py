@@ -4,7 +4,8 @@ The graphs of all sizes read the same weights, fp32 and folded: a copy of the sh
 holds the frozen layers once and the small factors of each branch; `ptsa_serve.weights` folds them for the engine.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from safetensors.torch import save
@@ -17,31 +18,39 @@ from ptsa_serve.weights import Recipe, metadata
 __all__ = ["compact", "weight_bytes"]
 
 
-def compact(folded: Folded, names: Iterable[str]) -> bytes:
+def compact(forms: Sequence[Folded], names: Iterable[str]) -> bytes:
     """A safetensors file from which `WeightsFile` makes the weights `names` of the graphs, in this order.
 
-    names: a parameter's, with `TRANSPOSED` behind it where the graphs hold it so.
+    forms: folded networks that have them. names: a parameter's, with `TRANSPOSED` behind it where the graphs hold it
+    so.
     """
-    parameters = dict(folded.network.named_parameters(remove_duplicate=False))
-    tensors: dict[str, Tensor] = {}
-    recipes: dict[str, Recipe] = {}
+    parameters, recipes, made = _parameters(forms), {}, {}
+    for folded in forms:
+        recipes |= folded.recipes
+        made |= folded.tensors
+    chosen, tensors = {}, {}
     for name in names:
         parameter = name.removesuffix(TRANSPOSED)
-        transpose = name.endswith(TRANSPOSED)
-        if origin := folded.origins.get(parameter):
-            recipes[name] = Recipe(origin.base, origin.up, origin.down, origin.scale, transpose)
-            tensors |= {key: folded.tensors[key] for key in (origin.base, origin.up, origin.down)}
-        else:
-            recipes[name] = Recipe(parameter, transpose=transpose)
-            tensors[parameter] = parameters[parameter]
+        recipe = recipes.get(parameter) or Recipe(parameter)
+        chosen[name] = replace(recipe, transpose=recipe.transpose ^ name.endswith(TRANSPOSED))
+        keys = [key for key in (recipe.base, recipe.up, recipe.down, *recipe.stack) if key]
+        tensors |= {key: made.get(key, parameters.get(key)) for key in keys}
     kept = {key: _smallest(tensor) for key, tensor in sorted(tensors.items())}
-    return save(kept, metadata=metadata(recipes))
+    return save(kept, metadata=metadata(chosen))
 
 
-def weight_bytes(folded: Folded, names: Iterable[str]) -> dict[str, int]:
+def weight_bytes(forms: Sequence[Folded], names: Iterable[str]) -> dict[str, int]:
     """Bytes of each weight as the graphs hold it: float32."""
-    parameters = dict(folded.network.named_parameters(remove_duplicate=False))
+    parameters = _parameters(forms)
     return {name: 4 * parameters[name.removesuffix(TRANSPOSED)].numel() for name in names}
+
+
+def _parameters(forms: Sequence[Folded]) -> dict[str, Tensor]:
+    return {
+        name: parameter
+        for folded in forms
+        for name, parameter in folded.network.named_parameters(remove_duplicate=False)
+    }
 
 
 def _smallest(tensor: Tensor) -> Tensor:

@@ -18,7 +18,19 @@ from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import Color, Kind, Task
 from ptsa_serve.variants import Branches, Form, Precision, Variant, Variants
 
-__all__ = ["FORMAT", "Backbone", "Counts", "FileRecord", "InputSpec", "Manifest", "Role", "TaskRecord", "Tree"]
+__all__ = [
+    "FORMAT",
+    "AnySizeRecord",
+    "Backbone",
+    "Counts",
+    "FileRecord",
+    "FormCounts",
+    "InputSpec",
+    "Manifest",
+    "Role",
+    "TaskRecord",
+    "Tree",
+]
 
 FORMAT = "ptsa/1"
 Role = Literal["graph", "weights", "sample-photo", "sample-maps", "plan", "other"]
@@ -154,13 +166,25 @@ class FileRecord(_Record):
         return self
 
 
+class FormCounts(_Record):
+    """What one form of the branches costs: parameters; bytes of its large tensors in memory; multiply-adds by "HxW"."""
+
+    parameters: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    multiply_adds: dict[str, int]
+
+
 class Counts(_Record):
-    """Parameters (numbers) and, by "HxW", multiply-adds of one forward pass of all tasks."""
+    """Parameters (numbers) and, by "HxW", multiply-adds of one forward pass of all tasks.
+
+    forms: by form of the branches, see `Branches`; `deployed` and `multiply_adds` are the first one's.
+    """
 
     frozen: int = Field(ge=0)
     trainable: int = Field(ge=0)
     deployed: int = Field(ge=0)
     multiply_adds: dict[str, int]
+    forms: dict[Branches, FormCounts] = {}
 
 
 class Manifest(_Record):

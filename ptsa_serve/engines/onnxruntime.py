@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU: the reference engine.
 
-Two sessions for each size and set of tasks: one whose runs take all threads, for a photo that is alone, and one whose
+Two sessions for each graph and set of tasks: one whose runs take all threads, for a photo that is alone, and one whose
 runs take a core each and go on side by side. Sessions are made when they are first asked for; all share one copy of the
 large weights and one arena for what lies between layers.
 """
@@ -17,19 +17,18 @@ from ptsa_serve.cores import usable_cores
 from ptsa_serve.engines.base import EngineOptions, check_batch, first_line
 from ptsa_serve.errors import EngineError
 from ptsa_serve.graphs import Graph
-from ptsa_serve.sizes import Size
-from ptsa_serve.variants import Precision
+from ptsa_serve.variants import Precision, Variant
 
 __all__ = ["OnnxRuntimeEngine", "builds", "import_runtime", "load", "offers"]
 
-# Sessions of fewer tasks than all that are kept: there are 14 sets of four tasks, for each size.
+# Sessions of fewer tasks than all that are kept: there are 14 sets of four tasks, for each graph.
 _PARTIAL = 8
 
 _CANNOT: set[Precision] = {"bf16"}
 
 _INSTALL = "install it with `pip install 'ptsa-serve[cpu]'`"
 
-Key = tuple[Size, tuple[str, ...], int]  # size, tasks, threads
+Key = tuple[Variant, tuple[str, ...], int]  # graph, tasks, threads
 
 
 class OnnxRuntimeEngine:
@@ -65,7 +64,8 @@ class OnnxRuntimeEngine:
         """See `Engine.run`."""
         size = check_batch(batch, self.sizes)
         wanted = self._tasks if tasks is None else tuple(task for task in self._tasks if task in tasks)
-        session = self._session((size, wanted, self.lanes if alone else 1))
+        variant = self._artifact.variants.choose(self._form, size, wanted)
+        session = self._session((variant, wanted, self.lanes if alone else 1))
         try:
             maps = session.run(wanted, {self._input: batch})
         except Exception as error:
@@ -88,8 +88,7 @@ class OnnxRuntimeEngine:
         return session
 
     def _load(self, key: Key) -> Any:
-        size, tasks, threads = key
-        variant = self._artifact.variants.choose(self._form, size, tasks)
+        variant, tasks, threads = key
         graph = self._artifact.graph(variant, tasks)
         missing = [name for name in graph.weights if name not in self._values]
         self._arrays |= (made := self._artifact.weights(variant).make(missing))

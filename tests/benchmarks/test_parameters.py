@@ -70,7 +70,7 @@ def test_graphs_are_shared_by_models_that_differ_in_values_alone() -> None:
 def test_random_weights_make_no_two_groups_equal(method: str) -> None:
     """Equal ones would be compiled as one, and cost too little."""
     for config in cases("swin_test", [method], decoder="pyramid", rank=2).values():
-        folded = fold(random_model(config), SIZE).network
+        folded = fold(random_model(config)).network
         assert sum(p.numel() for p in folded.slots.parameters()) > 0
         nodes = {name: len(found) for name, found in folded.plan.items()}
         last = nodes["layers.3.blocks.0.mlp.fc2"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from export.fold import fold
 from export.graphs import Graph, build_graph
 from ptsa_serve.artifact import Artifact, ArtifactFile, write_artifact
 from ptsa_serve.manifest import AnySizeRecord
@@ -79,17 +80,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_swin: None) -> Pat
 def exported(checkpoint: Path) -> list[tuple[Graph, onnx.ModelProto]]:
     """The graphs of SIZES with all weights inside. Exported once; the tests take copies."""
     model = load_checkpoint(checkpoint)
-    graphs = [build_graph(model, size) for size in SIZES]
+    graphs = [build_graph(fold(model), size) for size in SIZES]
     return [(graph, ir.to_proto(graph.model)) for graph in graphs]
 
 
 @pytest.fixture
 def graphs(exported: list[tuple[Graph, onnx.ModelProto]]) -> list[Graph]:
     """Copies that a test may change."""
-    return [
-        Graph(graph.size, graph.folded, ir.from_proto(proto), graph.weights, graph.multiply_adds)
-        for graph, proto in exported
-    ]
+    return [Graph(graph.size, graph.folded, ir.from_proto(proto), graph.weights) for graph, proto in exported]
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from export.__main__ import main, parse_sizes
+from export.__main__ import main
 from export.errors import ExportError
+from export.options import parse_sizes
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ def test_frozen_trainable_and_deployed_add_up(random_model: Callable[..., PTSAMo
     decoder = sum(parameter.numel() for parameter in model.decoders.parameters())
     norms = sum(module.num_features for module in model.modules() if hasattr(module, "running_mean"))
     assert counts.frozen(model) + counts.trainable(model) == sum(p.numel() for p in model.parameters())
-    assert counts.deployed(fold(model, (64, 96)).network) == counts.frozen(model) + decoder - norms
+    assert counts.deployed(fold(model).network) == counts.frozen(model) + decoder - norms
 
 
 def test_trainable_is_what_freezing_leaves(model: PTSAModel) -> None:
@@ -44,7 +44,7 @@ def test_multiply_adds_follow_the_branches(random_model: Callable[..., PTSAModel
     """A linear layer of stage s has 12 C^2 multiply-adds a token; a closed form, per branch."""
     size = (224, 224)  # no window is padded at strides 4 to 32
     shared = random_model(TaskTree.shared(model.config.tree.tasks))
-    one, tree = (counts.multiply_adds(fold(m, size).network) for m in (shared, model))
+    one, tree = (counts.multiply_adds(fold(m).network, size) for m in (shared, model))
     tokens, heads = {2: 14 * 14, 3: 7 * 7}, 49
     block = {s: n * 12 * (12 * 2**s) ** 2 + 2 * n * heads * 12 * 2**s for s, n in tokens.items()}
     merging = tokens[3] * 8 * (12 * 2**2) ** 2
@@ -62,8 +62,9 @@ def test_what_is_counted_beforehand_is_what_is_compiled(method: str, decoder: st
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    network = fold(model, (64, 96)).network
+    network = fold(model).network
     counted = account(config, (64, 96))
     assert counted.trainable == counts.trainable(model)
     assert counted.folded == counts.deployed(network)
-    assert counted.multiply_adds == counts.multiply_adds(network)
+    assert counted.low_rank == counts.deployed(fold(model, branches="low_rank").network)
+    assert counted.multiply_adds == counts.multiply_adds(network, (64, 96))

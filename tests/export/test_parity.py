@@ -18,7 +18,7 @@ Engine = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 @pytest.fixture
 def network(model: PTSAModel) -> FoldedNetwork:
-    return fold(model, SIZE).network
+    return fold(model).network
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def random_model(tree: TaskTree, method: str = "ptsa") -> PTSAModel:
 
 @pytest.fixture(scope="module")
 def graph(tiny_pvt: None) -> Graph:
-    return build_graph(random_model(BRANCHED), SIZE)
+    return build_graph(fold(random_model(BRANCHED)), SIZE)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -56,7 +56,7 @@ def test_folding_is_exact(method: str, images: Images) -> None:
     model = random_model(BRANCHED, method).double()
     batch = torch.from_numpy(images(2, SIZE))
     raw = model(batch.permute(0, 3, 1, 2))
-    for name, values in fold(model, SIZE).network(batch).items():
+    for name, values in fold(model).network(batch).items():
         expected = finish(model.tasks[name], raw[name], SIZE)
         assert (values - expected).abs().max() < 1e-9 * expected.abs().max(), name
 
@@ -86,13 +86,13 @@ def test_deployed_is_the_backbone_and_the_decoders() -> None:
     backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
     decoders = sum(parameter.numel() for parameter in model.decoders.parameters())
     norms = sum(module.num_features for module in model.modules() if hasattr(module, "running_mean"))
-    assert counts.deployed(fold(model, SIZE).network) == backbone + decoders - norms
+    assert counts.deployed(fold(model).network) == backbone + decoders - norms
 
 
 def test_multiply_adds_are_those_of_the_layers() -> None:
     """A network a task has the backbone twice, but for what both have in front of the first adapted layer."""
     one, two = (
-        counts.multiply_adds(fold(random_model(tree), SIZE).network)
+        counts.multiply_adds(fold(random_model(tree)).network, SIZE)
         for tree in (TaskTree.shared(TASKS), TaskTree.independent(TASKS))
     )
     tokens = [SIZE[0] * SIZE[1] // (4 * 2**stage) ** 2 for stage in range(4)]

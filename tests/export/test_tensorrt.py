@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
-from export.__main__ import main, parse_batches
+from export.__main__ import main
 from export.annotate import annotate
 from export.errors import ExportError
+from export.options import parse_batches
 from export.plans import FLAVOURS, PlansConfig, build_plans
 from export.tensorrt import BuildOptions, build, parse
 from ptsa_serve.artifact import Artifact, default_artifact

@@ -20,8 +20,8 @@ def test_weights_too_large_for_fp16_come_through_to_the_engine(model: PTSAModel,
         for name in large:
             model.get_parameter(name)[0, 0] = 70_000.0
     save_checkpoint(model, tmp_path / "model.safetensors", info={})
-    folded = fold(load_checkpoint(tmp_path / "model.safetensors"), (64, 96))
-    (tmp_path / "weights.safetensors").write_bytes(compact(folded, large.values()))
+    folded = fold(load_checkpoint(tmp_path / "model.safetensors"))
+    (tmp_path / "weights.safetensors").write_bytes(compact([folded], large.values()))
     for name, found in WeightsFile.open(tmp_path / "weights.safetensors").make(large.values()).items():
         np.testing.assert_allclose(found, folded.network.get_parameter(name).numpy(), rtol=1e-6, atol=1e-8)
         assert abs(found[0, 0] - 70_000) < 1

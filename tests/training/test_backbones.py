@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from training.backbones import Backbone, build_backbone
 from training.backbones.loading import HUB
+from training.backbones.swin import _between_regions, _known_mask
 from training.errors import ConfigError
 from training.network.slots import Slot, compute
 
@@ -109,3 +111,8 @@ def test_each_parameter_is_in_one_slot(name: str) -> None:
 def test_an_unknown_backbone_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"backbone 'resnet' is unknown; known are swin_nano, .*pvt_v2_b2"):
         build_backbone("resnet")
+
+
+@pytest.mark.parametrize("size", [(1, 9), (7, 14), (8, 15), (20, 33)])
+def test_masks_computed_in_a_graph_are_those_of_a_size_that_is_known(size: tuple[int, int]) -> None:
+    assert np.array_equal(_between_regions(*size, torch).numpy(), _known_mask(*size))

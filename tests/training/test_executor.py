@@ -56,8 +56,8 @@ def oracle(model: PTSAModel, task: str, images: Tensor) -> list[Tensor]:
     """Stage outputs of one task through timm's own network, with that task's weights in it."""
     model = copy.deepcopy(model)
     trunk = model.backbone.trunk
-    for slot, streams in model.method.streams([task]).items():
-        found = model.method.effective(model.backbone._at[slot], streams[0])
+    for slot, nodes in model.method.plan([task]).items():
+        found = model.method.effective(model.backbone._at[slot], nodes[0].stream)
         assert isinstance(found, Weights)
         for role, name in model.backbone._at[slot].tensors.items():
             trunk.get_parameter(name).data.copy_(found.tensors[role])

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.models.swin_transformer import SwinTransformer
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 
 from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot
 from training.network.slots import Slot
@@ -59,7 +59,7 @@ class Swin(Backbone):
         for stage, drops in enumerate(self._drops):
             for block, drop_path in enumerate(drops):
                 x = self._block(x, flow, stage, block, size, drop_path)
-            size = (-(-size[0] // 2), -(-size[1] // 2))
+            size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
             flow.tap("stage", stage, x)
             if stage + 1 < len(self._drops):
                 merging = f"layers.{stage + 1}.downsample"
@@ -145,9 +145,9 @@ def _to_windows(x: Tensor, *, shift: int) -> Tensor:
     """(N, h, w, C) -> windows (N * W, T, C), shifted up and left by `shift`."""
     _, h, w, c = x.shape
     if shift:
-        x = torch.roll(x, (-shift, -shift), (1, 2))
-    x = F.pad(x, (0, 0, 0, -w % WINDOW, 0, -h % WINDOW))
-    rows, columns = x.shape[1] // WINDOW, x.shape[2] // WINDOW
+        x = _rolled(x, -shift)
+    rows, columns = _windows(h), _windows(w)
+    x = F.pad(x, (0, 0, 0, columns * WINDOW - w, 0, rows * WINDOW - h))
     x = x.view(-1, rows, WINDOW, columns, WINDOW, c).permute(0, 1, 3, 2, 4, 5)
     return x.contiguous().view(-1, WINDOW * WINDOW, c)
 
@@ -155,10 +155,28 @@ def _to_windows(x: Tensor, *, shift: int) -> Tensor:
 def _from_windows(x: Tensor, *, shift: int, size: tuple[int, int]) -> Tensor:
     """The inverse of `_to_windows`, for a map of `size` (h, w)."""
     (h, w), c = size, x.shape[-1]
-    rows, columns = -(-h // WINDOW), -(-w // WINDOW)
+    rows, columns = _windows(h), _windows(w)
     x = x.view(-1, rows, columns, WINDOW, WINDOW, c).permute(0, 1, 3, 2, 4, 5)
     x = x.contiguous().view(-1, rows * WINDOW, columns * WINDOW, c)[:, :h, :w].contiguous()
-    return torch.roll(x, (shift, shift), (1, 2)) if shift else x
+    return _rolled(x, shift) if shift else x
+
+
+def _windows(side: Any) -> Any:
+    """Windows along a side of so many tokens; the last one may be padded."""
+    # In a graph, what is negative is not rounded down.
+    return (side + WINDOW - 1) // WINDOW
+
+
+def _rolled(x: Tensor, by: int) -> Tensor:
+    """(N, h, w, C) moved down and right by `by` tokens, those at the ends to the other ones."""
+    if all(isinstance(side, int) for side in x.shape[1:3]):
+        return torch.roll(x, (by, by), (1, 2))
+    # Of sides that are unknown an exporter makes slices, which are wrong for sides shorter than `by`.
+    for axis in (1, 2):
+        place = torch.arange(x.shape[axis], device=x.device)
+        # A tensor to divide by: exporters know no remainder of a symbol.
+        x = x.index_select(axis, (place - by) % place.new_full((1,), x.shape[axis]))
+    return x
 
 
 def _split(qkv: Tensor, heads: int) -> Tensor:
@@ -178,23 +196,37 @@ def _attend(scores: Tensor, qkv: Tensor, *, shift: int, size: tuple[int, int]) -
     _, heads, tokens, _ = scores.shape
     _, _, v = _split(qkv, heads).unbind(0)
     if shift:
-        mask = torch.tensor(_mask(*size), dtype=scores.dtype, device=scores.device)
-        scores = scores.view(-1, len(mask), heads, tokens, tokens) + mask[None, :, None]
+        mask = _mask(*size, scores)
+        scores = scores.view(-1, mask.shape[0], heads, tokens, tokens) + mask[None, :, None]
         scores = scores.view(-1, heads, tokens, tokens)
     x = scores.softmax(-1) @ v
     return x.transpose(1, 2).reshape(-1, tokens, heads * v.shape[-1])
 
 
-@lru_cache(maxsize=64)
-def _mask(h: int, w: int) -> NDArray[np.float32]:
+def _mask(h: int | SymInt, w: int | SymInt, like: Tensor) -> Tensor:
     """(W, T, T) for shifted windows of a map (h, w): 0 between tokens that were neighbours, -100 between others.
 
-    NumPy, as it is kept: a tensor that an exporter traces must not be.
+    Of a size that is known it is a constant, also in a graph that is traced; otherwise it is computed there.
     """
-    rows, columns = -(-h // WINDOW), -(-w // WINDOW)
-    regions = np.zeros((rows * WINDOW, columns * WINDOW), np.int64)
-    for region, part in enumerate((slice(-WINDOW, -SHIFT), slice(-SHIFT, None)), 1):
-        regions[part] += 3 * region
-        regions[:, part] += region
-    ids = regions.reshape(rows, WINDOW, columns, WINDOW).transpose(0, 2, 1, 3).reshape(-1, WINDOW * WINDOW)
-    return np.where(ids[:, None] == ids[:, :, None], 0, MASKED).astype(np.float32)
+    if isinstance(h, int) and isinstance(w, int):
+        return torch.tensor(_known_mask(h, w), dtype=like.dtype, device=like.device)
+    return _between_regions(h, w, torch).to(like)
+
+
+@lru_cache(maxsize=64)
+def _known_mask(h: int, w: int) -> NDArray[np.float32]:
+    """NumPy, as it is kept: a tensor that an exporter traces must not be."""
+    return _between_regions(h, w, np).astype(np.float32)
+
+
+def _between_regions(h: Any, w: Any, library: Any) -> Any:
+    """`_mask` as an array of `library`, torch or NumPy, in operations that both have."""
+    rows, columns = (_parts(_windows(side), library) for side in (h, w))
+    regions = (3 * rows[:, None, :, None] + columns[None, :, None, :]).reshape(-1, WINDOW * WINDOW)
+    return library.where(regions[:, None] == regions[:, :, None], 0.0, MASKED)
+
+
+def _parts(windows: Any, library: Any) -> Any:
+    """(windows, T^½) along one side: 0, but in the last window 1 for what stayed and 2 for what came from the front."""
+    place = library.arange(windows * WINDOW).reshape(windows, WINDOW)
+    return 1 * (place >= (windows - 1) * WINDOW) + 1 * (place >= windows * WINDOW - SHIFT)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.network.layout import Layout, Stream
+from training.network.plan import Node, Plan, make_plan
 from training.network.slots import Op, Slot, Weights, compute
 
 __all__ = ["Base", "Change", "Method", "MethodSpec"]
@@ -67,9 +68,9 @@ class Method(nn.Module):
         # Not a submodule: the backbone is the model's, beside the method.
         self._backbone = [backbone]
 
-    def streams(self, tasks: Sequence[str] | None = None) -> dict[str, tuple[Stream, ...]]:
-        """See `Layout.streams`."""
-        return self.layout.streams(self._backbone[0].slots, tasks)
+    def plan(self, tasks: Sequence[str] | None = None) -> Plan:
+        """Every stream by itself, whether or not another has the same tensors: as a model trains."""
+        return make_plan(self._backbone[0].slots, self.layout, lambda slot, stream: stream, tasks=tasks)
 
     def change(self, slot: Slot) -> Change | None:
         key = _key(slot.name)
@@ -79,10 +80,13 @@ class Method(nn.Module):
         assert isinstance(found, Change)
         return found
 
-    def forward(self, slot: Slot, x: Tensor, streams: Sequence[Stream]) -> Tensor:
+    def forward(self, slot: Slot, x: Tensor, nodes: Sequence[Node], fork: Callable[[Tensor], Tensor]) -> Tensor:
+        """The slot's output for stacked streams, those of `plan`; x is what comes before they fork."""
         base = self._backbone[0].tensors(slot)
         change = self.change(slot)
-        return compute(slot, base, x) if change is None else change(slot, base, x, streams)
+        if change is None:
+            return fork(compute(slot, base, x))
+        return change(slot, base, fork(x), [node.stream for node in nodes])
 
     def version(self, slot: Slot, stream: Stream) -> Hashable:
         """See `Change.version`."""

@@ -16,7 +16,7 @@ from training.methods import build_method, method_options, method_tree
 from training.network.decoders import DECODERS
 from training.network.executor import Stacked
 
-__all__ = ["ModelConfig", "PTSAModel"]
+__all__ = ["STRIDE", "ModelConfig", "PTSAModel", "check_size"]
 
 STRIDE = 32  # of the coarsest maps
 
@@ -84,7 +84,8 @@ class PTSAModel(nn.Module):
         """Raises ValueError for sides that are no multiples of 32."""
         wanted = list(self.tasks) if tasks is None else [task for task in self.tasks if task in tasks]
         check_size((images.shape[-2], images.shape[-1]))
-        flow = Stacked(self.method, wanted, training=self.training)
+        place = self.method.layout.tap
+        flow = Stacked(self.method.plan(wanted), wanted, place, self.method, training=self.training)
         self.backbone.walk(self.normalised(images), flow)
         return {task: self.decoders[task](flow.taps[task]) for task in wanted}
 

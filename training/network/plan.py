@@ -7,10 +7,10 @@ groups that learnt nothing: all of it is only which keys are equal.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from training.network.layout import Layout, Stream, parent
+from training.network.layout import Layout, Stream, parent, reader
 from training.network.slots import Slot
 
-__all__ = ["Node", "Plan", "make_plan"]
+__all__ = ["Node", "Plan", "make_plan", "node_of"]
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,21 @@ def make_plan(
     streams = layout.streams(slots, tasks)
     plan: dict[str, tuple[Node, ...]] = {}
     before: tuple[Stream, ...] = (Stream(layout.tree.tasks),)
-    node_of = {before[0]: 0}
+    places = {before[0]: 0}
     for slot in slots:
         found: dict[tuple[int, Hashable], list[Stream]] = {}
         for stream in streams[slot.name]:
-            came_from = node_of[before[parent(stream, before)]]
+            came_from = places[before[parent(stream, before)]]
             found.setdefault((came_from, key(slot, stream)), []).append(stream)
         nodes = tuple(Node(tuple(members), at, own) for (at, own), members in found.items())
         before = streams[slot.name]
-        node_of = {stream: index for index, node in enumerate(nodes) for stream in node.streams}
+        places = {stream: index for index, node in enumerate(nodes) for stream in node.streams}
         plan[slot.name] = nodes
     return plan
+
+
+def node_of(task: str, nodes: Sequence[Node]) -> int:
+    """Index, among the nodes of a slot, of the one that the decoder of `task` reads behind it."""
+    streams = [stream for node in nodes for stream in node.streams]
+    chosen = streams[reader(task, streams)]
+    return next(index for index, node in enumerate(nodes) if chosen in node.streams)

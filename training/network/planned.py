@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.backbones.base import Tap
-from training.network.layout import reader
-from training.network.plan import Node, Plan
+from training.network.plan import Node, Plan, node_of
 from training.network.slots import Op, Slot, Weights, compute
 
 __all__ = ["Effective", "Planned"]
@@ -51,11 +50,8 @@ class Planned:
 
     def tap(self, place: Tap, stage: int, x: Any) -> None:
         if place == self._place:
-            nodes = self._here or ()
-            streams = [stream for node in nodes for stream in node.streams]
             for task, maps in self.taps.items():
-                chosen = streams[reader(task, streams)]
-                maps.append(next(value for value, node in zip(x, nodes, strict=True) if chosen in node.streams))
+                maps.append(x[node_of(task, self._here or ())])
 
 
 class Effective:
