@@ -208,7 +208,7 @@ def _measure_torch(artifact: Artifact, config: GpuConfig, found: _Found, report:
     # As in the engines: products of fp32 are products of fp32.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
-        network = torch_network(artifact.manifest, config.size, config.device, config.checkpoint)
+        network = torch_network(artifact.manifest, config.device, config.checkpoint)
     except TrainingError as error:
         found.missing["torch"] = str(error)
         return

@@ -10,7 +10,6 @@ from torch import nn
 from export.fold import fold
 from export.latency import random_model
 from ptsa_serve.manifest import Manifest
-from ptsa_serve.sizes import Size
 from ptsa_serve.task_tree import TaskTree
 from training.network.checkpoint import load_checkpoint
 from training.network.model import ModelConfig
@@ -20,8 +19,8 @@ __all__ = ["torch_network", "torch_runs"]
 Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
-def torch_network(manifest: Manifest, size: Size, device: str, checkpoint: Path | None) -> nn.Module:
-    """The folded network of `checkpoint` for photos of `size`, on `device`; without one, of random weights: backbone
+def torch_network(manifest: Manifest, device: str, checkpoint: Path | None) -> nn.Module:
+    """The folded network of `checkpoint` on `device`; without one, of random weights: backbone
     and tree are the manifest's, and what a pass takes is the same.
 
     Raises TrainingError for a checkpoint that cannot be read, or a backbone that is not known here.
@@ -33,7 +32,7 @@ def torch_network(manifest: Manifest, size: Size, device: str, checkpoint: Path 
         tasks = tuple(manifest.task_table()[name] for name in tree.tasks)
         model = random_model(ModelConfig(manifest.backbone.name, tree, tasks=tasks))
     # Moved before it is folded: what the walk through the backbone needs beside weights is then there too.
-    return fold(model.to(device), size).network.to(device)
+    return fold(model.to(device)).network.to(device)
 
 
 def torch_runs(network: nn.Module, device: str, backend: str = "inductor") -> dict[str, Run]:

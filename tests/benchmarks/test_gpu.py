@@ -87,7 +87,7 @@ def test_a_machine_without_gpu_gets_one_sentence() -> None:
 @pytest.mark.parametrize("way", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])  # traced for a minute
 def test_pytorch_runs_the_same_network_in_every_way(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setitem(SWINS, "swin_nano", {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3)})
-    network = torch_network(Artifact.open(default_artifact()).manifest, (64, 64), "cpu", None)
+    network = torch_network(Artifact.open(default_artifact()).manifest, "cpu", None)
     photos = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     runs = torch_runs(network, "cpu", backend="eager")
     expected, found = (runs[f"{way} {precision}"](photos) for precision in ("fp32", "bf16"))
