@@ -27,6 +27,8 @@ _INSTALL = "install it with `pip install 'ptsa-serve[openvino]'`"
 # Compiled graphs that are kept: five sizes, and one of fewer tasks.
 _KEPT = 6
 
+_TO_PLANES, _TO_PIXELS = np.array([0, 3, 1, 2]), np.array([0, 2, 3, 1])
+
 Key = tuple[Size, tuple[str, ...], bool]  # size, tasks, alone
 
 
@@ -180,36 +182,45 @@ def offers(artifact: Artifact) -> list[EngineOptions]:
 
 
 def _scale_planes(ov: Any, model: Any) -> None:
-    """Let planes, not pixels, be scaled, in place: (N, H, W, C) to (N, C, H, W), scaled, and back.
+    """Let planes, not pixels, be scaled, and the best be chosen among planes, in place.
 
-    The runtime has no fast kernel for Interpolate over the middle axes: the scaling of class maps takes a fifth of the
-    whole model there (2026.4), in other layouts a hundredth.
+    The runtime (2026.4) has no fast kernel for Interpolate over the middle axes, nor for TopK over the last: scaling
+    class maps and choosing among them took a third of the whole model, between planes it takes a twentieth.
     """
     ops = ov.opset13
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "Interpolate" or node.input_value(1).get_node().get_type_name() != "Constant":
-            continue
-        scales = [float(scale) for scale in node.input_value(1).get_node().data]
-        if len(scales) != 4 or scales[0] != 1 or scales[3] != 1 or scales[1] == 1:
-            continue
-        how = node.get_attributes()
-        planes = ops.transpose(node.input_value(0), np.array([0, 3, 1, 2]))
-        scaled = ops.interpolate(
-            planes, np.array(scales[1:3], np.float32), how["mode"], "scales", axes=np.array([2, 3]),
-            coordinate_transformation_mode=how["coordinate_transformation_mode"], nearest_mode=how["nearest_mode"],
-        )  # fmt: skip
-        back = ops.transpose(scaled, np.array([0, 2, 3, 1]))
-        for user in list(node.output(0).get_target_inputs()):
-            top = user.get_node()
-            if top.get_type_name() == "TopK" and top.get_attributes()["axis"] == 3:
-                how = top.get_attributes()
-                best = ops.topk(scaled, 1, 1, how["mode"], how["sort"], how["index_element_type"])
-                flat = ops.transpose(best.output(1), np.array([0, 2, 3, 1]))
-                for reader in list(top.output(1).get_target_inputs()):
-                    reader.replace_source_output(flat.output(0))
-            else:
-                user.replace_source_output(back.output(0))
+        if scales := _middle_scales(node):
+            how = node.get_attributes()
+            planes = ops.transpose(node.input_value(0), _TO_PLANES)
+            scaled = ops.interpolate(
+                planes, np.array(scales, np.float32), how["mode"], "scales", axes=np.array([2, 3]),
+                coordinate_transformation_mode=how["coordinate_transformation_mode"], nearest_mode=how["nearest_mode"],
+            )  # fmt: skip
+            for user in list(node.output(0).get_target_inputs()):
+                if not _chosen_among_planes(ops, user.get_node(), scaled):
+                    user.replace_source_output(ops.transpose(scaled, _TO_PIXELS).output(0))
     model.validate_nodes_and_infer_types()
+
+
+def _middle_scales(node: Any) -> list[float]:
+    """The factors of the axes H and W of an Interpolate of (N, H, W, C); empty for other operators."""
+    if node.get_type_name() != "Interpolate" or node.input_value(1).get_node().get_type_name() != "Constant":
+        return []
+    scales = [float(scale) for scale in node.input_value(1).get_node().data]
+    return scales[1:3] if len(scales) == 4 and scales[0] == scales[3] == 1 != scales[1] else []
+
+
+def _chosen_among_planes(ops: Any, top: Any, planes: Any) -> bool:
+    """Let what reads the indices of `top`, a TopK of one over the last axis, read those of one over `planes`; whether
+    it is such an operator.
+    """
+    if top.get_type_name() != "TopK" or (how := top.get_attributes())["axis"] != 3:
+        return False
+    best = ops.topk(planes, 1, 1, how["mode"], how["sort"], how["index_element_type"])
+    indices = ops.transpose(best.output(1), _TO_PIXELS)
+    for reader in list(top.output(1).get_target_inputs()):
+        reader.replace_source_output(indices.output(0))
+    return True
 
 
 def _graph(artifact: Artifact, way: _Way) -> Precision:
