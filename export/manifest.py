@@ -12,11 +12,11 @@ from pydantic import ValidationError
 import ptsa_serve
 from export import counts
 from export.errors import ExportError
-from export.fold import Folded
 from export.graphs import Graph, shown
 from export.weights import weight_bytes
 from ptsa_serve.manifest import AnySizeRecord, Backbone, Counts, FormCounts, InputSpec, Manifest, TaskRecord, Tree
 from ptsa_serve.sizes import Size
+from ptsa_serve.variants import Branches
 from training.network.checkpoint import read_info, sha256
 from training.network.model import STRIDE, PTSAModel
 
@@ -92,16 +92,20 @@ def _plainly() -> Iterator[None]:
 
 def with_costs(manifest: Manifest, graphs: Sequence[Graph]) -> Manifest:
     """The manifest with what each form of its graphs costs; the first form's figures stand for the model."""
-    forms = {graph.folded.network.branches: _costs(graph.folded, graphs) for graph in graphs}
-    first = forms[graphs[0].folded.network.branches]
+    by_form: dict[Branches, list[Graph]] = {}
+    for graph in graphs:
+        by_form.setdefault(graph.folded.network.branches, []).append(graph)
+    forms = {branches: _costs(own) for branches, own in by_form.items()}
+    first = next(iter(forms.values()))
     update = {"deployed": first.parameters, "multiply_adds": first.multiply_adds, "forms": forms}
     return manifest.model_copy(update={"counts": manifest.counts.model_copy(update=update)})
 
 
-def _costs(folded: Folded, graphs: Sequence[Graph]) -> FormCounts:
-    own = [graph for graph in graphs if graph.folded is folded]
-    sizes = dict.fromkeys(graph.size or ANY_COUNTED for graph in own)
-    names = {name for graph in own for name in graph.weights}
+def _costs(graphs: Sequence[Graph]) -> FormCounts:
+    """Of one form, whatever the sizes of its graphs."""
+    folded = graphs[0].folded
+    names = {name for graph in graphs for name in graph.weights}
+    sizes = dict.fromkeys(graph.size or ANY_COUNTED for graph in graphs)
     return FormCounts(
         parameters=counts.deployed(folded.network),
         bytes=sum(weight_bytes([folded], names).values()),

@@ -79,8 +79,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_swin: None) -> Pat
 @pytest.fixture(scope="session")
 def exported(checkpoint: Path) -> list[tuple[Graph, onnx.ModelProto]]:
     """The graphs of SIZES with all weights inside. Exported once; the tests take copies."""
-    model = load_checkpoint(checkpoint)
-    graphs = [build_graph(fold(model), size) for size in SIZES]
+    folded = fold(load_checkpoint(checkpoint))
+    graphs = [build_graph(folded, size) for size in SIZES]
     return [(graph, ir.to_proto(graph.model)) for graph in graphs]
 
 
