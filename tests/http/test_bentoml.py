@@ -64,6 +64,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory, tiny_artifact: Path) -> di
         "BENTOML_HOME": str(folder / "home"),
         "PTSA_MODEL": str(tiny_artifact),
         "PTSA_THREADS": "1",
+        "PTSA_ENGINE": "onnxruntime",
     }
 
 
