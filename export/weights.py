@@ -1,7 +1,7 @@
 """The compact file of weights: what the folded weights were made from, in fp16 wherever nothing is lost by it.
 
-The graphs of all sizes read the same weights, fp32 and folded: a copy of the shared layers for each branch. The file
-holds the frozen layers once and the small factors of each branch; `ptsa_serve.weights` folds them for the engine.
+The graphs of all sizes and forms read the same weights. The file holds the frozen layers once and the small factors of
+each branch; for the engine, `ptsa_serve.weights` folds them into a copy of a layer for each branch, or stacks them.
 """
 
 from collections.abc import Iterable, Sequence

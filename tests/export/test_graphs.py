@@ -45,6 +45,7 @@ def artifact(graphs: list[Graph], tmp_path: Path) -> Artifact:
 
 def test_graph_takes_photos_and_gives_maps_by_name(graphs: list[Graph]) -> None:
     for graph in graphs:
+        assert graph.size is not None
         (image,) = graph.model.graph.inputs
         assert image.name == "image"
         assert image.dtype == ir.DataType.UINT8
@@ -132,6 +133,7 @@ def test_engine_gives_the_networks_maps_for_any_number_of_photos(
 ) -> None:
     engine = load_engine("onnxruntime", artifact, EngineOptions(threads=1))
     for graph in graphs:
+        assert graph.size is not None
         batch = images(count, graph.size)
         found = engine.run(batch)
         for name, expected in graph.folded.network(torch.from_numpy(batch)).items():
