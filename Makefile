@@ -5,7 +5,7 @@ SHELL := /bin/sh
 
 PORT ?= 3000
 # Processes that run the tests. More than two wait for the exporter, whose tests stay in one.
-WORKERS ?= 2
+WORKERS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 # Commands run as modules: the first line of a script names its interpreter, and quotes in that path break it.
@@ -39,7 +39,7 @@ serve: $(SERVE)  ## Set up what serving needs (no torch) and serve the shipped m
 setup: $(DEVELOP)  ## Install everything for development into .venv
 
 .PHONY: test
-test: $(DEVELOP)  ## Format, lint, types, import arrows, tests; WORKERS=2
+test: $(DEVELOP)  ## Format, lint, types, import arrows, tests; WORKERS=2: in two processes
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) pyright --pythonpath $(BIN)/python
