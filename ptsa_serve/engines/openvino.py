@@ -15,7 +15,7 @@ import numpy as np
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.cores import usable_cores
-from ptsa_serve.engines.base import EngineOptions, check_batch
+from ptsa_serve.engines.base import EngineOptions, check_batch, first_line
 from ptsa_serve.errors import EngineError
 from ptsa_serve.graphs import Graph, with_inputs
 from ptsa_serve.sizes import Size
@@ -102,7 +102,7 @@ class OpenVinoEngine:
             maps = compiled.model.create_infer_request().infer({self._input: batch}, share_inputs=True)
             return {name: maps[name] for name in wanted}
         except Exception as error:
-            raise EngineError(f"OpenVINO failed on {batch.shape}: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO failed on {batch.shape}: {first_line(error)}") from error
         finally:
             with self._making:
                 compiled.running -= 1
@@ -145,7 +145,7 @@ class OpenVinoEngine:
         except Exception as error:
             raise EngineError(
                 f"OpenVINO {self.version} cannot load {self._artifact.folder / variant.path} "
-                f"({_first_line(error)}); copy the folder again, or make it again with `python -m export`"
+                f"({first_line(error)}); copy the folder again, or make it again with `python -m export`"
             ) from error
 
     def _model(self, graph: Graph) -> Any:
@@ -242,7 +242,3 @@ def _import() -> Any:
 
 def _capabilities(core: Any) -> Sequence[str]:
     return core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
