@@ -9,6 +9,7 @@ and those that do not run give back what lies between their layers.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,8 @@ class OpenVinoEngine:
         """Raises EngineError if the runtime is missing or the CPU lacks the precision, ArtifactError for a form that
         the artifact lacks.
         """
+        self._core = _core()
         self._ov = _import()
-        self._core = self._ov.Core()
         self.version = self._ov.get_version().split("-")[0]
         self.precision = options.precision or artifact.variants.form(None, options.branches).precision
         self._way = _WAYS[self.precision]
@@ -169,7 +170,7 @@ def load(artifact: Artifact, options: EngineOptions) -> OpenVinoEngine:
 def offers(artifact: Artifact) -> list[EngineOptions]:
     """See `EngineRow`."""
     try:
-        found = _capabilities(_import().Core())
+        found = _capabilities(_core())
     except EngineError:
         return []
     return [
@@ -230,6 +231,17 @@ def _graph(artifact: Artifact, way: _Way) -> Precision:
         if precision in there:
             return precision
     return way.graphs[-1]
+
+
+@cache
+def _core() -> Any:
+    """The runtime, once a process and never given back.
+
+    It gives signals a stack of its own (openvino 2026.4, SigAltStackSetup in its CPU plugin). Dropped on another thread
+    than it was made on, it frees that stack and leaves it in use: the next signal with a handler, such as SIGTERM or
+    the end of a child, ends the process in a segmentation fault.
+    """
+    return _import().Core()
 
 
 def _import() -> Any:

@@ -1,6 +1,8 @@
 """What holds for every engine and precision that runs on this machine: those that are not installed are not tested."""
 
 import builtins
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -169,3 +171,27 @@ class TestOpenVino:
 
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(many, range(4)))
+
+
+_CLOSE_ON_ANOTHER_THREAD = """
+import faulthandler, gc, os, signal, sys, threading
+from pathlib import Path
+from ptsa_serve.artifact import Artifact
+from ptsa_serve.engines import load_engine
+faulthandler.enable()  # gives signals a stack of their own, as pytest does
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+engines = [load_engine(sys.argv[1], Artifact.open(Path(sys.argv[2])))]
+def drop():
+    engines.pop().close()
+    gc.collect()
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_an_engine_was_dropped_on_another_thread(name: str, artifact: Artifact):
+    command = [sys.executable, "-c", _CLOSE_ON_ANOTHER_THREAD, name, str(artifact.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
