@@ -5,7 +5,7 @@ SHELL := /bin/sh
 
 PORT ?= 3000
 # Processes that run the tests beside each other. More than two wait for the exporter, whose tests stay in one.
-WORKERS ?= 0
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # Commands run as modules: the first line of a script names its interpreter, and quotes in that path break it.
@@ -39,15 +39,12 @@ serve: $(SERVE)  ## Set up what serving needs (no torch) and serve the shipped m
 setup: $(DEVELOP)  ## Install everything for development into .venv
 
 .PHONY: test
-test: $(DEVELOP)  ## Format, lint, types, import arrows, tests; WORKERS=2: in two processes
+test: $(DEVELOP)  ## Format, lint, types, import arrows, tests; WORKERS=0: in one process
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) pyright --pythonpath $(BIN)/python
 	$(BIN)/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
-	$(RUN) pytest -n $(WORKERS) --ignore tests/training
-# On its own: in one process after tests/http, tests/repository and tests/serve together, it ended four times of four in a
-# segmentation fault that is not understood, in a test of training that starts a process; after either alone it does not.
-	$(RUN) pytest -n $(WORKERS) tests/training
+	$(RUN) pytest -n $(WORKERS)
 
 .PHONY: format
 format: $(DEVELOP)  ## Rewrite the sources the way `make test` wants them
