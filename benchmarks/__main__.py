@@ -7,10 +7,24 @@ from typing import Any
 import click
 
 from benchmarks.accuracy import measure_accuracy, measure_trivial
+from benchmarks.forms import FormsConfig, forms_table, measure_forms
 from benchmarks.gpu import GpuConfig, gpu_table, measure_gpu
 from benchmarks.graph import measure_graph
 from benchmarks.measurement import Measurement, is_measurement, save, table
 from benchmarks.methods import comparison, measure_methods, summary
+from benchmarks.options import (
+    DATA,
+    DECODER,
+    MODEL,
+    OUT,
+    RANK,
+    ROUNDS,
+    SET,
+    SIZE,
+    SPLIT,
+    THREADS,
+    named_folders,
+)
 from benchmarks.parameters import beside_published, measure_parameters, parameters_table
 from benchmarks.parameters_plot import draw_parameters
 from benchmarks.picture import draw
@@ -27,40 +41,7 @@ from ptsa_serve.loading import load_predictor
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.settings import Settings
 from training.backbones import known_backbones
-from training.data import DATASETS
 from training.methods import METHODS
-from training.network.decoders import DECODERS
-from training.network.model import STRIDE
-
-
-def _named_folders(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
-    found = {name: Path(folder) for name, _, folder in (text.partition("=") for text in texts)}
-    if wrong := [text for text in texts if "=" not in text or text.partition("=")[0] not in DATASETS]:
-        raise click.BadParameter(f"{wrong[0]!r}; write NAME=FOLDER with one of {', '.join(DATASETS)}", ctx, param)
-    return found
-
-
-_model = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
-_threads = click.option("--threads", default=2, show_default=True, help="of the engine")
-
-
-def _new_or_measurement(ctx: click.Context, param: click.Parameter, out: Path | None) -> Path | None:
-    """Before anything is measured: `--out` must not cost anybody a file of another kind."""
-    if out is not None and out.exists() and not is_measurement(out):
-        raise click.BadParameter(f"{out} exists and holds no measurement; name a new file", ctx, param)
-    return out
-
-
-_out = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    callback=_new_or_measurement,
-    help="also write the figures to this JSON file",
-)
-_rounds = click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1))
-_data = click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="folder of the data set")
-_set = click.option("--set", "name", type=click.Choice(list(DATASETS)), required=True)
-_split = click.option("--split", default="val", show_default=True)
 
 
 def _artifact(model: Path | None) -> Artifact:
@@ -82,27 +63,27 @@ def main() -> None:
 
 
 @main.command(help="How well does one graph use the machine, against a graph a task?")
-@_model
-@_threads
-@_out
+@MODEL
+@THREADS
+@OUT
 @click.option("--rounds", default=15, show_default=True)
 def graph(model: Path | None, threads: int, out: Path | None, rounds: int) -> None:
     _report(measure_graph(_artifact(model), size=(384, 512), threads=threads, rounds=rounds), out)
 
 
 @main.command(help="What does the service add to the engine's own time?")
-@_model
-@_threads
-@_out
+@MODEL
+@THREADS
+@OUT
 @click.option("--rounds", default=30, show_default=True)
 def requests(model: Path | None, threads: int, out: Path | None, rounds: int) -> None:
     _report(measure_requests(_artifact(model), threads=threads, rounds=rounds), out)
 
 
 @main.command(help="What does the service do under load, and when its queue is full?")
-@_model
-@_threads
-@_out
+@MODEL
+@THREADS
+@OUT
 @click.option("--clients", default=16, show_default=True)
 @click.option("--requests", "count", default=200, show_default=True)
 def load(model: Path | None, threads: int, out: Path | None, clients: int, count: int) -> None:
@@ -110,21 +91,21 @@ def load(model: Path | None, threads: int, out: Path | None, clients: int, count
 
 
 @main.command(help="How much memory does the service take, and does it grow?")
-@_model
-@_threads
-@_out
+@MODEL
+@THREADS
+@OUT
 @click.option("--requests", "count", default=2000, show_default=True)
 def memory(model: Path | None, threads: int, out: Path | None, count: int) -> None:
     _report(measure_memory(_artifact(model), threads=threads, requests=count), out)
 
 
 @main.command(help="Which server gives the most photos a second from the same graph? Needs the extra `rivals`.")
-@_model
-@_threads
-@_out
+@MODEL
+@THREADS
+@OUT
 @click.option("--clients", default=16, show_default=True)
 @click.option("--requests", "count", default=48, show_default=True, help="of each server in a round")
-@_rounds
+@ROUNDS
 def rivals(model: Path | None, threads: int, out: Path | None, clients: int, count: int, rounds: int) -> None:
     from benchmarks.rivals.measure import measure_rivals
 
@@ -133,22 +114,22 @@ def rivals(model: Path | None, threads: int, out: Path | None, clients: int, cou
 
 
 @main.command(help="How good are the served maps on a labelled split?")
-@_model
-@_threads
-@_out
-@_data
-@_set
-@_split
+@MODEL
+@THREADS
+@OUT
+@DATA
+@SET
+@SPLIT
 @click.option("--limit", default=0, type=click.IntRange(min=0), help="about so many photos, evenly spread; 0 = all")
 def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, name: str, split: str, limit: int) -> None:
     _report(measure_accuracy(_predictor(model, threads), name=name, root=root, split=split, limit=limit), out)
 
 
 @main.command(help="How good is a predictor that does not look at the photo?")
-@_out
-@_data
-@_set
-@_split
+@OUT
+@DATA
+@SET
+@SPLIT
 def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
     _report(measure_trivial(name=name, root=root, split=split), out)
 
@@ -156,7 +137,7 @@ def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
 @main.command(help="Which method is best? Trains every arm of a suite; stop it and run it again as you like.")
 @click.option("--suite", type=click.Choice(list(SUITES)), default="nyu-nano", show_default=True)
 @click.option(
-    "--data", multiple=True, required=True, callback=_named_folders, help="NAME=FOLDER of a data set; may be repeated"
+    "--data", multiple=True, required=True, callback=named_folders, help="NAME=FOLDER of a data set; may be repeated"
 )
 @click.option("--start", type=click.Path(path_type=Path), required=True, help="weights of the backbone, for every run")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/methods"), show_default=True)
@@ -167,7 +148,7 @@ def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
     show_default=True,
     help="a small JSON file a run; those that are there are not run again",
 )
-@_out
+@OUT
 def methods(suite: str, data: dict[str, Path], start: Path, runs: Path, results: Path, out: Path | None) -> None:
     found = measure_methods(SUITES[suite], data=data, start=start, runs=runs / suite, results=results / suite)
     print(comparison(found), "Published, of other data and backbones:", sep="\n\n")
@@ -176,8 +157,8 @@ def methods(suite: str, data: dict[str, Path], start: Path, runs: Path, results:
 
 
 @main.command(help="What do the maps look like? Writes a contact sheet.")
-@_model
-@_threads
+@MODEL
+@THREADS
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="picture to write")
 def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Path) -> None:
@@ -186,28 +167,15 @@ def picture(model: Path | None, threads: int, photos: tuple[Path, ...], out: Pat
     draw(_predictor(model, threads), photos, out)
 
 
-_decoder = click.option("--decoder", type=click.Choice(list(DECODERS)), default="hrnet", show_default=True)
-_rank = click.option("--rank", default=16, show_default=True, type=click.IntRange(min=0, max=1024))
-
-
-def _side(ctx: click.Context, param: click.Parameter, side: int) -> int:
-    if side < STRIDE or side % STRIDE:
-        raise click.BadParameter(f"{side} is no multiple of {STRIDE} from {STRIDE} on", ctx, param)
-    return side
-
-
-_size = click.option("--size", default=448, show_default=True, callback=_side, help="height and width of the photo")
-
-
 @main.command(help="What does each method cost? Writes parameters.json and parameters.png, and keeps graphs there.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="folder")
 @click.option("--backbones", default="swin_nano,swin_tiny", show_default=True, help="by commas")
 @click.option("--methods", default=",".join(METHODS), show_default=True, help="by commas")
-@_size
-@_decoder
-@_rank
-@_threads
-@_rounds
+@SIZE
+@DECODER
+@RANK
+@THREADS
+@ROUNDS
 @click.option("--without-latency", is_flag=True, help="count alone: seconds instead of minutes, and no picture")
 def parameters(out: Path, backbones: str, methods: str, size: int, without_latency: bool, **options: Any) -> None:
     figures = out / "parameters.json"
@@ -227,22 +195,57 @@ def parameters(out: Path, backbones: str, methods: str, size: int, without_laten
 
 
 @main.command("training_speed", help="How fast does PTSA train, against LoRA that all tasks share?")
-@_out
+@OUT
 @click.option("--backbone", type=click.Choice(known_backbones()), default="swin_nano", show_default=True)
 @click.option("--tree", default="1-1-2-4", show_default=True)
 @click.option("--batch", default=2, show_default=True, type=click.IntRange(min=1))
-@_size
-@_decoder
-@_rank
+@SIZE
+@DECODER
+@RANK
 @click.option("--threads", default=2, show_default=True, help="of torch")
-@_rounds
+@ROUNDS
 def training_speed(out: Path | None, size: int, **options: Any) -> None:
     _report(measure_training_speed(size=(size, size), **options), out)
 
 
+@main.command(help="What does each form of a model cost and lose? Exports all of them and runs each on every engine.")
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--sample", type=click.Path(path_type=Path, exists=True), required=True, help="JPEG of the shape of --size"
+)
+@click.option(
+    "--data", multiple=True, required=True, callback=named_folders, help="NAME=FOLDER of a labelled set, for the gates"
+)
+@click.option(
+    "--photos",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="for parity and calibration; may be repeated",
+)
+@click.option("--photo-count", default=100, show_default=True, help="labelled photos of each set, 0: all")
+@click.option("--size", default="384x512", show_default=True, help="HxW of the graphs of a fixed size")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/forms"),
+    show_default=True,
+    help="folder for the artifacts, which a second run finds there",
+)
+@THREADS
+@ROUNDS
+@OUT
+def forms(data: dict[str, Path], size: str, out: Path | None, **options: Any) -> None:
+    (only, *_) = parse_sizes(size)
+    config = FormsConfig(data=data, size=only, **options)
+    measurement = measure_forms(config, report=lambda line: print(line, file=sys.stderr))
+    print(forms_table(measurement))
+    save(measurement, out)
+
+
 @main.command("gpu", help="What can a GPU do with this model? Every engine and form, and PyTorch; `make gpu-check`.")
-@_model
-@_out
+@MODEL
+@OUT
 @click.option("--size", default="384x512", show_default=True, help="HxW of the photos.")
 @click.option("--batch", default="1,4,8", show_default=True, help="photos of a run, by commas")
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(min=1))

@@ -154,8 +154,7 @@ class OpenVinoEngine:
         model = self._core.read_model(with_inputs(graph))
         for parameter in model.get_parameters():
             if (array := self._weights.get(parameter.get_friendly_name())) is not None:
-                tensor = self._ov.Tensor(array, shared_memory=True)
-                constant = self._ov.op.Constant(tensor, shared_memory=True)
+                constant = self._ov.op.Constant(_tensor(self._ov, array), shared_memory=True)
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
         _scale_planes(self._ov, model)
@@ -180,6 +179,13 @@ def offers(artifact: Artifact) -> list[EngineOptions]:
         for form in artifact.variants.forms
         if form.precision == _graph(artifact, way)
     ]
+
+
+def _tensor(ov: Any, array: np.ndarray) -> Any:
+    """The runtime's view of `array`; NumPy has no bfloat16 that it would know."""
+    if array.dtype.name == "bfloat16":
+        return ov.Tensor(array.view(np.uint16), ov.Shape(array.shape), ov.Type.bf16)
+    return ov.Tensor(array, shared_memory=True)
 
 
 def _scale_planes(ov: Any, model: Any) -> None:
