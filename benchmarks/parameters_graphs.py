@@ -36,7 +36,8 @@ def graph_key(config: ModelConfig, size: Size) -> str:
         numbers: dict[int, int] = {}  # which nodes have a tensor in common
         for key in keys:
             one = found[slot.name, key]
-            held = {**one.base, "up": one.up, "down": one.down} if isinstance(one, Op) else one.tensors
+            held = one.held() if isinstance(one, Op) else one.tensors
+            facts.append([one.kind, dict(one.attributes)] if isinstance(one, Op) else [])
             facts.append([[r, list(t.shape), numbers.setdefault(id(t), len(numbers))] for r, t in held.items()])
     return hashlib.sha256(json.dumps([facts, size]).encode()).hexdigest()[:16]
 

@@ -117,7 +117,8 @@ class FoldedNetwork(nn.Module):
         number = self.keys[slot.name].index(self.plan[slot.name][index].key)
         own = dict(self.slots[_key(slot)].get_submodule(str(number)).named_parameters())
         if op := self._ops.get((slot.name, number)):
-            return Op(op.kind, own, own["up"], own["down"], op.scale, op.source)
+            parts = ({role: own[role] for role in part} for part in (op.base, op.tensors))
+            return Op(op.kind, *parts, op.attributes, op.source)
         return Weights(own)
 
 
@@ -221,11 +222,13 @@ class _Interned:
 
 
 def _tensors(found: Weights | Op) -> dict[str, Tensor]:
-    return dict(found.tensors) if isinstance(found, Weights) else {**found.base, "up": found.up, "down": found.down}
+    return dict(found.tensors) if isinstance(found, Weights) else found.held()
 
 
 def _digest(found: Weights | Op) -> str:
-    digest = hashlib.sha256(b"" if isinstance(found, Weights) else repr((found.kind, found.scale)).encode())
+    digest = hashlib.sha256(
+        b"" if isinstance(found, Weights) else repr((found.kind, *sorted(found.attributes.items()))).encode()
+    )
     for role, tensor in sorted(_tensors(found).items()):
         digest.update(role.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -112,7 +112,7 @@ def _parameters(model: PTSAModel, plan: Plan, found: Found, *, low_rank: bool) -
 def _held(found: Weights | Op, *, factors: bool) -> Iterator[Tensor]:
     """The tensors that a node needs; with `factors` what its weight was folded from, in its place."""
     if isinstance(found, Op):
-        yield from (*found.base.values(), found.up, found.down)
+        yield from found.held().values()
     elif factors and (product := found.product):
         yield from (tensor for role, tensor in found.tensors.items() if role != "weight")
         yield from (product.base, product.up, product.down)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.network.slots import Slot, SlotKind, compute
 
-__all__ = ["Backbone", "Flow", "Tap", "conv_slot", "drop_rates", "linear_slot", "norm_slot"]
+__all__ = ["Backbone", "Flow", "Tap", "conv_slot", "drop_rates", "linear_slot", "norm_slot", "place_slot"]
 
 # Where decoders read a stage: what leaves its last block, or that after the merging of patches (MTLoRA).
 Tap = Literal["stage", "merged"]
@@ -133,6 +133,11 @@ def norm_slot(path: str, kind: SlotKind, module: nn.LayerNorm, **where: Any) -> 
 def conv_slot(path: str, kind: SlotKind, module: nn.Conv2d, **where: Any) -> Slot:
     attributes = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
     return Slot(path, kind, "conv", tensors=_tensors(path, module), attributes=attributes, **where)
+
+
+def place_slot(path: str, kind: SlotKind, **where: Any) -> Slot:
+    """Where the backbone does nothing and a method may do something."""
+    return Slot(path, kind, "identity", tensors={}, **where)
 
 
 def _tensors(path: str, module: nn.Module) -> dict[str, str]:

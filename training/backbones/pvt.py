@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.models.pvt_v2 import PyramidVisionTransformerV2, checkpoint_filter_fn
 from torch import Tensor
 
-from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot
+from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot, place_slot
 from training.network.slots import Slot
 
 __all__ = ["PVT", "PVTS"]
@@ -42,6 +42,7 @@ class PVT(Backbone):
             for block, drop_path in enumerate(drops):
                 x = self._block(x, flow, stage, block, drop_path)
             x = flow.slot(self._at[f"stages.{stage}.norm"], x)
+            x = flow.slot(self._at[f"stages.{stage}.tap"], x)
             flow.tap("stage", stage, x)
             if stage + 1 < len(self._drops):
                 x = self._embed(f"stages.{stage + 1}.downsample", flow.each(_planes, x), flow)
@@ -68,11 +69,13 @@ class PVT(Backbone):
         kv, q, x = flow.slot(self._at[f"{path}.attn.kv"], small, q, x)
         h = flow.each(partial(_attend, heads=self._heads[stage]), q, kv)
         h, x = flow.slot(self._at[f"{path}.attn.proj"], h, x)
+        h, x = flow.slot(self._at[f"{path}.attn.out"], h, x)
         x = flow.residual(x, h, drop_path)
         h, x = flow.slot(self._at[f"{path}.norm2"], x, x)
         h, x = flow.slot(self._at[f"{path}.mlp.fc1"], h, x)
         h, x = flow.slot(self._at[f"{path}.mlp.dwconv"], flow.each(_planes, h), x)
         h, x = flow.slot(self._at[f"{path}.mlp.fc2"], flow.each(_activated, h), x)
+        h, x = flow.slot(self._at[f"{path}.mlp.out"], h, x)
         return flow.residual(x, h, drop_path)
 
 
@@ -89,6 +92,7 @@ def _slots(trunk: Any) -> Iterator[Slot]:
             where = {"stage": stage, "block": number, "last": number + 1 == len(module.blocks)}
             yield from _block_slots(f"stages.{stage}.blocks.{number}", block, where)
         yield norm_slot(f"stages.{stage}.norm", "stage_norm", module.norm, stage=stage)
+        yield place_slot(f"stages.{stage}.tap", "tap", stage=stage, last=True)
 
 
 def _block_slots(path: str, block: Any, where: dict[str, Any]) -> Iterator[Slot]:
@@ -99,10 +103,12 @@ def _block_slots(path: str, block: Any, where: dict[str, Any]) -> Iterator[Slot]
     yield linear_slot(f"{path}.attn.q", "q", block.attn.q, **where)
     yield linear_slot(f"{path}.attn.kv", "kv", block.attn.kv, **where)
     yield linear_slot(f"{path}.attn.proj", "proj", block.attn.proj, **where)
+    yield place_slot(f"{path}.attn.out", "after_attn", **where)
     yield norm_slot(f"{path}.norm2", "norm", block.norm2, **where)
     yield linear_slot(f"{path}.mlp.fc1", "fc1", block.mlp.fc1, **where)
     yield conv_slot(f"{path}.mlp.dwconv", "depthwise", block.mlp.dwconv, **where)
     yield linear_slot(f"{path}.mlp.fc2", "fc2", block.mlp.fc2, **where)
+    yield place_slot(f"{path}.mlp.out", "after_mlp", **where)
 
 
 def _tokens(planes: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from timm.models.swin_transformer import SwinTransformer
 from torch import SymInt, Tensor, nn
 
-from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot
+from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot, place_slot
 from training.network.slots import Slot
 
 __all__ = ["SWINS", "WINDOW", "Swin"]
@@ -60,6 +60,7 @@ class Swin(Backbone):
             for block, drop_path in enumerate(drops):
                 x = self._block(x, flow, stage, block, size, drop_path)
             size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+            x = flow.slot(self._at[f"layers.{stage}.tap"], x)
             flow.tap("stage", stage, x)
             if stage + 1 < len(self._drops):
                 merging = f"layers.{stage + 1}.downsample"
@@ -90,11 +91,13 @@ class Swin(Backbone):
         h = flow.each(partial(_attend, shift=shift, size=size), scores, h)
         h, x = flow.slot(self._at[f"{path}.attn.proj"], h, x)
         h = flow.each(partial(_from_windows, shift=shift, size=size), h)
+        h, x = flow.slot(self._at[f"{path}.attn.out"], h, x)
         x = flow.residual(x, h, drop_path)
         h, x = flow.slot(self._at[f"{path}.norm2"], x, x)
         h, x = flow.slot(self._at[f"{path}.mlp.fc1"], h, x)
         h = flow.each(F.gelu, h)
         h, x = flow.slot(self._at[f"{path}.mlp.fc2"], h, x)
+        h, x = flow.slot(self._at[f"{path}.mlp.out"], h, x)
         return flow.residual(x, h, drop_path)
 
 
@@ -115,9 +118,12 @@ def _slots(trunk: Any) -> Iterator[Slot]:
             yield linear_slot(f"{path}.attn.qkv", "qkv", block.attn.qkv, **where)
             yield Slot(f"{path}.attn", "table", "position_bias", tensors=table, attributes={"window": WINDOW}, **where)
             yield linear_slot(f"{path}.attn.proj", "proj", block.attn.proj, **where)
+            yield place_slot(f"{path}.attn.out", "after_attn", **where)
             yield norm_slot(f"{path}.norm2", "norm", block.norm2, **where)
             yield linear_slot(f"{path}.mlp.fc1", "fc1", block.mlp.fc1, **where)
             yield linear_slot(f"{path}.mlp.fc2", "fc2", block.mlp.fc2, **where)
+            yield place_slot(f"{path}.mlp.out", "after_mlp", **where)
+        yield place_slot(f"layers.{stage}.tap", "tap", stage=stage, last=True)
 
 
 def _resized(table: Tensor, like: Tensor) -> Tensor:

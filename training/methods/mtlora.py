@@ -70,7 +70,8 @@ class TwoInputs(Change):
 
     def effective(self, slot: Slot, base: Base, stream: Stream) -> Op:
         down, up = self._factors(stream)
-        return Op("low_rank_add", base, up.detach(), down.detach(), self.scale, source=Stream(self.tasks))
+        tensors = {"up": up.detach(), "down": down.detach()}
+        return Op("low_rank_add", base, tensors, {"scale": self.scale}, source=Stream(self.tasks))
 
     def owners(self) -> Mapping[str, frozenset[str]]:
         own = {f"task_{part}.{task}": frozenset({task}) for task in self.tasks for part in ("down", "up")}

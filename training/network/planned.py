@@ -6,10 +6,10 @@ What a compiled graph does, and with a plan of one task the oracle of the tests:
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from training.backbones.base import Tap
+from training.network.ops import apply, dense
 from training.network.plan import Node, Plan, node_of
 from training.network.slots import Op, Slot, Weights, compute
 
@@ -57,7 +57,7 @@ class Planned:
 class Effective:
     """Runs the nodes of a plan with what `effective(slot, index of the node)` says.
 
-    The dense product under a `low_rank_add` is computed once for all nodes that name its source.
+    The slot's own operation under a kept one is computed once for all nodes that name its source.
     """
 
     def __init__(self, plan: Plan, effective: Callable[[Slot, int], Weights | Op]) -> None:
@@ -69,8 +69,9 @@ class Effective:
         found = self._effective(slot, index)
         if isinstance(found, Weights):
             return compute(slot, found.tensors, x)
+        if found.source is None:
+            return apply(found, dense(slot, found, x), x)
         source = next(i for i, node in enumerate(self._plan[slot.name]) if found.source in node.streams)
         if (slot.name, source) not in self._dense:
-            self._dense[slot.name, source] = compute(slot, found.base, inputs[source])
-        low = F.linear(F.linear(x, found.down) * found.scale, found.up)
-        return self._dense[slot.name, source] + low
+            self._dense[slot.name, source] = dense(slot, found, inputs[source])
+        return apply(found, self._dense[slot.name, source], x)

@@ -1,7 +1,8 @@
 """Slots: the named places of a backbone whose tensors a method may change, and what can stand there instead.
 
-A slot is a frozen layer (or the position table of an attention) seen as an operation and its tensors. A method may
-give every stream of activations other tensors there, or one of the kept operations of `Op`.
+A slot is a frozen layer (or the position table of an attention) seen as an operation and its tensors, or a place where
+the backbone does nothing. A method may give every stream of activations other tensors there, or one of the kept
+operations of `Op`.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ __all__ = [
     "ADAPTED",
     "MERGING",
     "NORMS",
+    "PLACES",
     "LowRankProduct",
     "Op",
     "Slot",
@@ -27,12 +29,15 @@ __all__ = [
 
 SlotKind = Literal[
     "patch", "patch_norm", "norm", "qkv", "q", "kv", "spatial_reduction", "spatial_norm", "table", "proj", "fc1",
-    "depthwise", "fc2", "merge_norm", "reduction", "stage_norm",
+    "depthwise", "fc2", "merge_norm", "reduction", "stage_norm", "after_attn", "after_mlp", "tap",
 ]  # fmt: skip
 
 # Where low-rank adapters sit: every linear layer of a block (MTLoRA, arXiv 2403.20320; PVTv2 has q and kv for qkv).
 ADAPTED: frozenset[SlotKind] = frozenset({"qkv", "q", "kv", "proj", "fc1", "fc2"})
 NORMS: frozenset[SlotKind] = frozenset({"patch_norm", "norm", "spatial_norm", "merge_norm", "stage_norm"})
+# Where the backbone does nothing: behind the two halves of a block, before they are added to what they read, and behind
+# a stage's last layer, before decoders read it.
+PLACES: frozenset[SlotKind] = frozenset({"after_attn", "after_mlp", "tap"})
 # Between two stages, behind what decoders read as the stage.
 MERGING: frozenset[SlotKind] = frozenset({"merge_norm", "reduction"})
 
@@ -42,14 +47,14 @@ class Slot:
     """One place of a backbone; its name is unique there.
 
     stage: counted from 0; patch embedding belongs to the first, merging to the stage that it ends. block: None outside
-    of blocks. last: whether it lies in the last block of its stage. tensors: role ("weight", "bias", "table") ->
+    of blocks. last: whether it lies in the last block of its stage, or behind it. tensors: role ("weight", "bias", "table") ->
     parameter of the backbone. attributes: of the operation: stride, padding and groups of a convolution, eps of a norm,
     window of a table.
     """
 
     name: str
     kind: SlotKind
-    op: Literal["linear", "layer_norm", "conv", "position_bias"]
+    op: Literal["linear", "layer_norm", "conv", "position_bias", "identity"]
     stage: int
     tensors: Mapping[str, str]
     block: int | None = None
@@ -85,18 +90,22 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """An operation that no folding takes away, one of a closed set, each known to the compiler.
+    """An operation that no folding takes away: a row of `training.network.ops.OPS`, which says what it does.
 
-    low_rank_add: y = dense + scale * up (down x), where dense is the slot's own operation with `base` on the input of
-    the stream `source`: computed once for all streams that name it.
+    base: the tensors of the slot's own operation, by role. source: the stream whose input that operation reads: it is
+    computed once for all streams that name the same; None = each its own. tensors, attributes: what the kind adds to
+    it; no role is in both `base` and `tensors`.
     """
 
-    kind: Literal["low_rank_add"]
+    kind: str
     base: Mapping[str, Tensor]
-    up: Tensor
-    down: Tensor
-    scale: float
-    source: Any
+    tensors: Mapping[str, Tensor]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    source: Any = None
+
+    def held(self) -> dict[str, Tensor]:
+        """All tensors by role."""
+        return {**self.base, **self.tensors}
 
 
 def compute(slot: Slot, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -113,6 +122,8 @@ def compute(slot: Slot, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
             # Of a table, or finished before.
             finished = tensors.get("position_bias")
             return x + (position_bias(tensors["table"], slot.attributes["window"]) if finished is None else finished)
+        case "identity":
+            return x
 
 
 def position_bias(table: Tensor, window: int) -> Tensor:
