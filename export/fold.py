@@ -12,7 +12,7 @@ adapt has its frozen weight once and their factors with a leading axis of groups
 import copy
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -117,8 +117,8 @@ class FoldedNetwork(nn.Module):
         number = self.keys[slot.name].index(self.plan[slot.name][index].key)
         own = dict(self.slots[_key(slot)].get_submodule(str(number)).named_parameters())
         if op := self._ops.get((slot.name, number)):
-            parts = ({role: own[role] for role in part} for part in (op.base, op.tensors))
-            return Op(op.kind, *parts, op.attributes, op.source)
+            base, tensors = ({role: own[role] for role in part} for part in (op.base, op.tensors))
+            return replace(op, base=base, tensors=tensors)
         return Weights(own)
 
 
@@ -226,9 +226,9 @@ def _tensors(found: Weights | Op) -> dict[str, Tensor]:
 
 
 def _digest(found: Weights | Op) -> str:
-    digest = hashlib.sha256(
-        b"" if isinstance(found, Weights) else repr((found.kind, *sorted(found.attributes.items()))).encode()
-    )
+    digest = hashlib.sha256()
+    if isinstance(found, Op):
+        digest.update(repr((found.kind, *sorted(found.attributes.items()))).encode())
     for role, tensor in sorted(_tensors(found).items()):
         digest.update(role.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

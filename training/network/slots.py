@@ -47,9 +47,9 @@ class Slot:
     """One place of a backbone; its name is unique there.
 
     stage: counted from 0; patch embedding belongs to the first, merging to the stage that it ends. block: None outside
-    of blocks. last: whether it lies in the last block of its stage, or behind it. tensors: role ("weight", "bias", "table") ->
-    parameter of the backbone. attributes: of the operation: stride, padding and groups of a convolution, eps of a norm,
-    window of a table.
+    of blocks. last: whether it lies in the last block of its stage, or behind it. tensors: role ("weight", "bias",
+    "table") -> parameter of the backbone. attributes: of the operation: stride, padding and groups of a convolution,
+    eps of a norm, window of a table.
     """
 
     name: str
