@@ -5,6 +5,8 @@ import http.client
 import io
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from statistics import fmean, median
 
 import httpx
@@ -15,7 +17,9 @@ from tqdm import tqdm
 from benchmarks.measurement import Measurement, median_ms
 from benchmarks.server import Server, running_server
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import Engine, EngineOptions, load_engine
+from ptsa_serve.engines import Engine
+from ptsa_serve.loading import load_predictor
+from ptsa_serve.settings import Settings
 
 __all__ = ["measure_load", "measure_memory", "measure_requests", "photo_640"]
 
@@ -39,7 +43,7 @@ def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measur
     data = photo_640(artifact)
     whole: dict[str, list[float]] = {"npz": [], "zip": []}
     engine: dict[str, list[float]] = {"npz": [], "zip": []}
-    with running_server(PTSA_THREADS=str(threads)) as server:
+    with _server(artifact, threads) as server:
         connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
         for number in range(rounds + 3):
             for format_ in whole:
@@ -66,12 +70,12 @@ def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measur
 
 
 def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: int) -> Measurement:
-    """Closed loop of `clients`, in rounds; the engine alone is timed on the idle machine before and after each."""
+    """Closed loop of `clients`, in rounds; the engine that serves is timed alone, before and after each."""
     data = photo_640(artifact)
-    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=threads))
+    engine = load_predictor(Settings.model_validate({"model": artifact.folder, "threads": threads}), tune=True).engine
     rounds = max(1, requests // (_ROUND * clients))
     rates, ratios, statuses = [], [], []
-    with running_server(PTSA_THREADS=str(threads), PTSA_QUEUE=str(4 * clients)) as server:
+    with _server(artifact, threads, PTSA_QUEUE=str(4 * clients)) as server:
         alone = [_engine_rate(engine)]
         for _ in range(rounds):
             seconds, answers = asyncio.run(_closed_loop(server, data, clients, requests // rounds))
@@ -80,7 +84,7 @@ def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: in
             ratios.append(100 * rates[-1] / fmean(alone[-2:]))
             statuses += answers
     engine.close()
-    with running_server(PTSA_THREADS=str(threads), PTSA_QUEUE="2") as server:
+    with _server(artifact, threads, PTSA_QUEUE="2") as server:
         overflow = asyncio.run(_burst(server, data, 24))
     refused = [wait for status, wait, retry in overflow if status == 503 and retry]
     figures = {
@@ -97,6 +101,7 @@ def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: in
     conditions = {
         "photo": "640x480 JPEG",
         "format": "npz",
+        "engine": f"{engine.name} {engine.precision}",
         "threads": threads,
         "clients": clients,
         "requests": len(statuses),
@@ -119,7 +124,10 @@ def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measur
         Image.open(io.BytesIO(jpeg)).convert("RGB").resize(size).save(buffer, "JPEG")
         photos.append(buffer.getvalue())
     readings = []
-    with running_server(PTSA_THREADS=str(threads)) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with (
+        _server(artifact, threads) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
         ready = server.resident_mb()
         for number in tqdm(range(requests), desc="memory", unit="request"):
             client.post("/v1/predict?format=npz", files={"image": photos[number % 5]}).raise_for_status()
@@ -136,19 +144,28 @@ def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measur
     return Measurement("How much memory does the service take, and does it grow?", figures, conditions)
 
 
+def _server(artifact: Artifact, threads: int, **settings: str) -> AbstractContextManager[Server]:
+    return running_server(PTSA_MODEL=str(artifact.folder), PTSA_THREADS=str(threads), **settings)
+
+
 def _server_timing(header: str) -> dict[str, float]:
     return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", header)}
 
 
 def _engine_rate(engine: Engine, runs: int = 10) -> float:
-    """Photos a second of the engine alone, by the median run; two runs first wake it up."""
+    """Photos a second of the engine alone: one at a time, or one in each of its lanes, whichever is more."""
     photo = np.zeros((1, 384, 512, 3), np.uint8)
-    times = []
-    for _ in range(runs + 2):
-        start = time.perf_counter()
-        engine.run(photo)
-        times.append(time.perf_counter() - start)
-    return 1000 / median_ms(times[2:])
+
+    def seconds(lanes: int) -> float:
+        with ThreadPoolExecutor(lanes) as pool:
+            start = time.perf_counter()
+            list(pool.map(lambda _: engine.run(photo, alone=lanes == 1), range(runs)))
+            return time.perf_counter() - start
+
+    ways = {1, engine.lanes}
+    for lanes in ways:  # wakes it up
+        seconds(lanes)
+    return runs / min(seconds(lanes) for lanes in ways)
 
 
 async def _closed_loop(server: Server, data: bytes, clients: int, requests: int) -> tuple[float, list[int]]:

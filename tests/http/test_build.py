@@ -21,7 +21,8 @@ def packages() -> list[str]:
 
 def test_bento_asks_for_what_the_package_asks_for(packages: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["cpu"], *extras["openvino"]]
     names = {re.split(r"[<>=!\[]", requirement)[0] for requirement in wanted}
     assert {package.partition("==")[0] for package in packages} == names
 
