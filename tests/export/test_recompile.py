@@ -5,8 +5,11 @@ import onnx_ir as ir
 import pytest
 
 from export.errors import ExportError, ParityError
+from export.precision.files import merged
+from export.precision.quantize import int8_artifact, sources
 from export.recompile import recompile
-from ptsa_serve.artifact import Artifact
+from export.verify import sizes_to_check
+from ptsa_serve.artifact import Artifact, write_artifact
 
 
 def test_recompiling_changes_graphs_alone(tiny_artifact: Path, photo: Path, tmp_path: Path) -> None:
@@ -47,3 +50,32 @@ def test_a_folder_of_something_else_is_refused(tiny_artifact: Path, photo: Path,
     (tmp_path / "out" / "letter.txt").write_text("dear")
     with pytest.raises(ExportError, match="is no artifact"):
         recompile(tiny_artifact, tmp_path / "out", [photo])
+
+
+def test_every_size_of_a_graph_of_any_size_is_compared(any_size_artifact: Path, photo: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    artifact = recompile(any_size_artifact, tmp_path / "out", [photo], report=lines.append)
+    sizes = sizes_to_check(artifact.variants.sizes(artifact.variants.form()))
+    assert len(sizes) > len(artifact.manifest.input.sizes)
+    found = [line for line in lines if "before against after" in line]
+    assert len(found) == len(artifact.manifest.task_table()) * len(sizes)
+
+
+def test_forms_of_fewer_bits_are_compared_too(
+    tiny_artifact: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp32 = Artifact.open(tiny_artifact)
+    files = merged(fp32, int8_artifact(sources(fp32, [photo], tmp_path / "sources"), (), fp32))
+    write_artifact(tmp_path / "int8", fp32.manifest, files)
+
+    def wrong(model: ir.Model) -> None:
+        """Only what is quantized is harmed."""
+        if any(node.op_type == "QuantizeLinear" for node in model.graph):
+            for node in model.graph:
+                if node.op_type == "Sigmoid":
+                    node.op_type = "Tanh"
+
+    monkeypatch.setattr("export.recompile.quicken", wrong)
+    with pytest.raises(ParityError, match=r"int8 folded at .*: saliency is off by"):
+        recompile(tmp_path / "int8", tmp_path / "out", [photo], photo_count=1)
+    assert not (tmp_path / "out").exists()
