@@ -13,7 +13,12 @@ from ptsa_serve.engines.kept import Kept
 @given(most=st.integers(1, 4), keys=st.lists(st.integers(0, 6), max_size=40))
 def test_the_last_used_are_kept_and_the_others_made_again(most: int, keys: list[int]):
     made: list[int] = []
-    kept = Kept(lambda key: made.append(key) or [key], most)
+
+    def make(key: int) -> list[int]:
+        made.append(key)
+        return [key]
+
+    kept = Kept(make, most)
     expected: list[int] = []  # the last used is the last
     for key in keys:
         before = len(made)
