@@ -19,7 +19,7 @@ from ptsa_serve.files import replace_file
 __all__ = ["Measurement", "alternate", "is_measurement", "median_ms", "save", "table"]
 
 # One of the two ONNX Runtimes is there.
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "bentoml", "numpy", "pillow")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "bentoml", "numpy", "pillow")
 
 
 @dataclass(frozen=True)

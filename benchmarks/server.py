@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
@@ -25,8 +26,15 @@ class Server:
 
     def resident_mb(self) -> float:
         """Resident memory of the process that holds the model (the largest of the tree), in MB of 10^6 bytes."""
-        processes = [self.process, *self.process.children(recursive=True)]
-        return max(p.memory_info().rss for p in processes) / 1e6
+        return self._largest().memory_info().rss / 1e6
+
+    def peak_mb(self) -> float | None:
+        """The most that this was at any time, the start included; None where the system does not tell (not Linux)."""
+        status = Path(f"/proc/{self._largest().pid}/status")
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6 if status.exists() else None
+
+    def _largest(self) -> psutil.Process:
+        return max([self.process, *self.process.children(recursive=True)], key=lambda p: p.memory_info().rss)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ __all__ = ["measure_load", "measure_memory", "measure_requests", "photo_640"]
 
 # Requests of each client in a round of the load.
 _ROUND = 3
+# Clients whose photos are side by side where memory is measured.
+_CROWD = 6
 
 
 def photo_640(artifact: Artifact) -> bytes:
@@ -111,27 +113,24 @@ def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: in
 
 
 def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measurement:
-    """Resident memory when ready, and while photos of every size are answered.
+    """Resident memory when ready, while photos of every size are answered one after another, and then side by side.
 
-    Growth is that between the medians of the third and of the last quarter of the requests: one reading wanders by
-    the size of a photo's maps.
+    Growth is that between the medians of the third and of the last quarter of the requests one after another: one
+    reading wanders by the size of a photo's maps. Which engine it is follows from the PTSA_* variables, as for users.
     """
-    jpeg, _ = artifact.sample()
-    sizes = [(640, 480), (480, 640), (512, 512), (640, 360), (360, 640)]
-    photos = []
-    for size in sizes:
-        buffer = io.BytesIO()
-        Image.open(io.BytesIO(jpeg)).convert("RGB").resize(size).save(buffer, "JPEG")
-        photos.append(buffer.getvalue())
-    readings = []
-    with (
-        _server(artifact, threads) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
-    ):
-        ready = server.resident_mb()
-        for number in tqdm(range(requests), desc="memory", unit="request"):
+    photos = _photos_of_five_shapes(artifact)
+    with _server(artifact, threads) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+
+        def ask(number: int) -> float:
             client.post("/v1/predict?format=npz", files={"image": photos[number % 5]}).raise_for_status()
-            readings.append(server.resident_mb())
+            return server.resident_mb()
+
+        ready = server.resident_mb()
+        readings = [ask(number) for number in tqdm(range(requests), desc="memory", unit="request")]
+        with ThreadPoolExecutor(_CROWD) as pool:
+            crowd = list(pool.map(ask, range(requests)))
+        peak = server.peak_mb()
+        engine = client.get("/v1/models").json()["models"][0]["engine"]
     half, quarter = requests // 2, requests // 4
     figures = {
         "ready_MB": ready,
@@ -139,13 +138,32 @@ def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measur
         f"after_{requests}_requests_MB": readings[-1],
         "highest_MB": max(readings),
         "growth_third_to_last_quarter_MB": median(readings[-quarter:]) - median(readings[half : half + quarter]),
+        "side_by_side_highest_MB": max(crowd),
+        "peak_with_start_MB": peak,
     }
-    conditions = {"threads": threads, "requests": requests, "photos": "five aspect ratios in turn"}
+    conditions = {
+        "engine": f"{engine['name']} {engine['version']} {engine['precision']}",
+        "prefer": Settings.load().prefer,
+        "threads": threads,
+        "requests": f"{requests} one after another, as many from {_CROWD} clients",
+        "photos": "five aspect ratios in turn",
+    }
     return Measurement("How much memory does the service take, and does it grow?", figures, conditions)
 
 
 def _server(artifact: Artifact, threads: int, **settings: str) -> AbstractContextManager[Server]:
     return running_server(PTSA_MODEL=str(artifact.folder), PTSA_THREADS=str(threads), **settings)
+
+
+def _photos_of_five_shapes(artifact: Artifact) -> list[bytes]:
+    """The artifact's sample photo as JPEGs, each of which is run at another of the shipped model's sizes."""
+    jpeg, _ = artifact.sample()
+    photos = []
+    for size in [(640, 480), (480, 640), (512, 512), (640, 360), (360, 640)]:
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(jpeg)).convert("RGB").resize(size).save(buffer, "JPEG")
+        photos.append(buffer.getvalue())
+    return photos
 
 
 def _server_timing(header: str) -> dict[str, float]:

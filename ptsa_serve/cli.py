@@ -80,6 +80,7 @@ def main() -> None:
 def _model_options(command: Any) -> Any:
     """Options of every command; each stands for the PTSA_* variable of its name."""
     for option in (
+        click.option("--prefer", help="What counts more: speed (default), or memory, at the cost of time."),
         click.option("--threads", type=click.IntRange(0, 1024), help="Threads of one run; 0: one a core."),
         click.option("--branches", help="Form of the model's branches: folded or low_rank; default: the fastest here."),
         click.option("--precision", help="Numbers to compute in: fp32, fp16, bf16 or int8; default: the fastest here."),
@@ -220,14 +221,12 @@ def tune(as_json, seconds, **model_options) -> None:
     Each must reproduce the model's sample first. `ptsa serve` does this by itself at its first start on a machine.
     """
     from ptsa_serve.describe import timing_line
-    from ptsa_serve.engines import EngineOptions
-    from ptsa_serve.loading import open_artifact
+    from ptsa_serve.loading import engine_options, open_artifact
     from ptsa_serve.selection import candidates, fastest, remember, time_engines
 
     settings = _settings(model_options)
     artifact = open_artifact(settings)
-    options = EngineOptions(settings.threads, precision=settings.precision, branches=settings.branches)
-    found = candidates(artifact, options)
+    found = candidates(artifact, engine_options(settings))
     timings = time_engines(artifact, found, seconds=seconds)
     if as_json:
         click.echo(json.dumps([asdict(timing) for timing in timings], indent=2))

@@ -15,7 +15,7 @@ from ptsa_serve.predictor import Predictor
 from ptsa_serve.selection import Timing, candidates, fastest, recall, remember
 from ptsa_serve.settings import AUTO, Settings
 
-__all__ = ["load_predictor", "open_artifact"]
+__all__ = ["engine_options", "load_predictor", "open_artifact"]
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 def open_artifact(settings: Settings) -> Artifact:
     """The model that `settings` name, every file checked. Raises ArtifactError, ManifestError."""
     return Artifact.open(settings.model or default_artifact())
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """What `settings` say of whatever engine runs the model."""
+    return EngineOptions(
+        settings.threads, precision=settings.precision, branches=settings.branches, prefer=settings.prefer
+    )
 
 
 def load_predictor(settings: Settings, *, tune: bool = False) -> Predictor:
@@ -33,8 +40,7 @@ def load_predictor(settings: Settings, *, tune: bool = False) -> Predictor:
     Raises ArtifactError, ManifestError, EngineError.
     """
     artifact = open_artifact(settings)
-    options = EngineOptions(settings.threads, precision=settings.precision, branches=settings.branches)
-    name = settings.engine
+    name, options = settings.engine, engine_options(settings)
     if name == AUTO:
         name, options = _choose(artifact, options, tune)
     return Predictor(artifact, load_engine(name, artifact, options), settings.limits())
@@ -62,8 +68,8 @@ def _choose(artifact: Artifact, options: EngineOptions, tune: bool) -> tuple[str
 
 def _timed_elsewhere(artifact: Artifact, options: EngineOptions, seconds: float = 8.0) -> Sequence[Timing]:
     """In a process of its own: what the slower engines took of memory goes with it."""
-    asked = {"threads": options.threads, "precision": options.precision, "branches": options.branches}
-    arguments = [f"--{name}={value}" for name, value in asked.items() if value]
+    asked = ("threads", "precision", "branches", "prefer")
+    arguments = [f"--{name}={value}" for name in asked if (value := getattr(options, name))]
     command = [sys.executable, "-m", "ptsa_serve", "tune", "--json", f"--model={artifact.folder}"]
     command += [f"--seconds={seconds}", *arguments]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PTSA_")}

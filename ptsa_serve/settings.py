@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ptsa_serve.cores import usable_cores
+from ptsa_serve.engines.base import Prefer
 from ptsa_serve.errors import SettingsError
 from ptsa_serve.images import PIXELS_CEILING, ImageLimits
 from ptsa_serve.variants import Branches, Precision
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     engine: str = Field(AUTO, description="runtime that runs the model; auto: the fastest here")
     precision: Precision | None = Field(None, description="numbers that the model is computed in; unset: the fastest")
     branches: Branches | None = Field(None, description="how the model holds its branches; unset: the fastest")
+    prefer: Prefer = Field("speed", description="what counts more; memory: one run at a time, fewer graphs kept")
     threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0: one for each core")
     workers: int = Field(0, ge=0, le=256, description="threads that decode and encode; 0: by the cores, at most 4")
     max_batch: int = Field(1, ge=1, le=64, description="photos of one size in one run of the model")
@@ -173,4 +175,5 @@ def _fault(error: ErrorDetails, settings: type[Settings]) -> str:
 
 def words(field: FieldInfo) -> tuple[str, ...]:
     """What a setting of certain words may be; empty for the others."""
-    return tuple(word for choice in get_args(field.annotation) for word in get_args(choice))
+    choices = get_args(field.annotation)
+    return tuple(word for choice in choices for word in ([choice] if isinstance(choice, str) else get_args(choice)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -10,7 +10,9 @@ from ptsa_serve.errors import EngineError
 from ptsa_serve.sizes import Sizes
 from ptsa_serve.variants import Branches, Precision
 
-__all__ = ["Engine", "EngineOptions", "check_batch", "first_line"]
+__all__ = ["Engine", "EngineOptions", "Prefer", "check_batch", "first_line"]
+
+Prefer = Literal["speed", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +20,16 @@ class EngineOptions:
     """How an engine is to run a model.
 
     threads: cores that it may use in all; 0: those this process may use. device: number of the GPU, for engines on
-    one. precision: None = that of the fp32 graphs. branches: None = folded where the model has both.
+    one. precision: None = that of the fp32 graphs. branches: None = folded where the model has both. prefer: memory =
+    one run at a time, fewer graphs kept, and what lies between their layers given back after each run; engines on a GPU
+    do the same for both.
     """
 
     threads: int = 0
     device: int = 0
     precision: Precision | None = None
     branches: Branches | None = None
+    prefer: Prefer = "speed"
 
 
 class Engine(Protocol):

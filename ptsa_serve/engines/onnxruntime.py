@@ -2,10 +2,11 @@
 
 Two sessions for each graph and set of tasks: one whose runs take all threads, for a photo that is alone, and one whose
 runs take a core each and go on side by side. Sessions are made when they are first asked for; all share one copy of the
-large weights and one arena for what lies between layers.
+large weights and one arena for what lies between layers. What remains is about 15 MB a session: convolutions in blocks,
+masks and indices of a size. Where memory is preferred there is one run at a time, so the first kind alone, and the
+arena is emptied after each.
 """
 
-import threading
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -14,15 +15,17 @@ import numpy as np
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.cores import usable_cores
-from ptsa_serve.engines.base import EngineOptions, check_batch, first_line
+from ptsa_serve.engines.base import EngineOptions, Prefer, check_batch, first_line
+from ptsa_serve.engines.kept import Kept
 from ptsa_serve.errors import EngineError
 from ptsa_serve.graphs import Graph
+from ptsa_serve.heap import give_back
 from ptsa_serve.variants import Precision, Variant
 
 __all__ = ["OnnxRuntimeEngine", "builds", "import_runtime", "load", "offers"]
 
-# Sessions of fewer tasks than all that are kept: there are 14 sets of four tasks, for each graph.
-_PARTIAL = 8
+# Sessions that are kept: of five sizes, each way, and eight of fewer tasks, whose sets are 14 for each graph.
+_KEPT: dict[Prefer, int] = {"speed": 18, "memory": 5}
 
 _CANNOT: set[Precision] = {"bf16"}
 
@@ -48,14 +51,16 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime has no {self.precision} kernels for CPUs; choose another engine or precision"
             )
         self.sizes = artifact.variants.sizes(self._form)
-        self.lanes = options.threads or usable_cores()
+        self._threads = options.threads or usable_cores()
+        self._prefer = options.prefer
+        self.lanes = 1 if self._prefer == "memory" else self._threads
         self._input = artifact.manifest.input.name
         self._tasks = tuple(artifact.manifest.task_table())
         # Sessions keep the values, not a copy: they and the arrays live as long as the engine.
         self._arrays: dict[str, np.ndarray] = {}
         self._values: dict[str, Any] = {}
-        self._sessions: dict[Key, Any] = {}
-        self._making = threading.Lock()
+        self._sessions: Kept[Key, Any] = Kept(self._load, _KEPT[self._prefer])
+        self._run_options = _run_options(self._ort, self._prefer)
         _share_arena(self._ort)
 
     def run(
@@ -65,11 +70,13 @@ class OnnxRuntimeEngine:
         size = check_batch(batch, self.sizes)
         wanted = self._tasks if tasks is None else tuple(task for task in self._tasks if task in tasks)
         variant = self._artifact.variants.choose(self._form, size, wanted)
-        session = self._session((variant, wanted, self.lanes if alone else 1))
+        session = self._sessions.get((variant, wanted, self._threads if alone or self.lanes == 1 else 1))
         try:
-            maps = session.run(wanted, {self._input: batch})
+            maps = session.run(wanted, {self._input: batch}, self._run_options)
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on {batch.shape}: {first_line(error)}") from error
+        if self._prefer == "memory":
+            give_back()
         return dict(zip(wanted, maps, strict=True))
 
     def close(self) -> None:
@@ -77,15 +84,6 @@ class OnnxRuntimeEngine:
         self._sessions.clear()
         self._values.clear()
         self._arrays.clear()
-
-    def _session(self, key: Key) -> Any:
-        with self._making:
-            session = self._sessions.pop(key, None) or self._load(key)
-            self._sessions[key] = session  # the last used is the last
-            partial = [kept for kept in self._sessions if kept[1] != self._tasks]
-            for old in partial[:-_PARTIAL]:
-                del self._sessions[old]
-        return session
 
     def _load(self, key: Key) -> Any:
         variant, tasks, threads = key
@@ -131,6 +129,17 @@ def _session_options(ort: Any, graph: Graph, values: dict[str, Any], threads: in
     options.add_session_config_entry("session.use_env_allocators", "1")
     # A packed copy of the weights for each session.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # One block for all that a run needs: no faster than pieces of the arena, which other runs find a use for.
+    options.enable_mem_pattern = False
+    return options
+
+
+def _run_options(ort: Any, prefer: Prefer) -> Any:
+    """Options of each run; None for those of the runtime."""
+    if prefer == "speed":
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 

@@ -85,9 +85,9 @@ class Runtime:
         try:
             # With limits of its own: those of the operator are for the photos of clients.
             Predictor(predictor.artifact, predictor.engine).verify()
+            # What photos side by side need is made when the first of them come.
             for height, width in predictor.engine.sizes:
-                for alone in (True,) if predictor.engine.lanes == 1 else (True, False):
-                    predictor.engine.run(np.zeros((1, height, width, 3), np.uint8), alone=alone)
+                predictor.engine.run(np.zeros((1, height, width, 3), np.uint8))
         except PTSAError:
             predictor.engine.close()
             raise

@@ -4,20 +4,23 @@ import builtins
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import ENGINES, Engine, EngineOptions, load_engine
+from ptsa_serve.engines.base import Prefer
 from ptsa_serve.engines.openvino import OpenVinoEngine
 from ptsa_serve.errors import ArtifactError, EngineError
+from ptsa_serve.graphs import Graph
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.tasks import TASKS
+from ptsa_serve.variants import Variant
 
 # What computes in fp32 answers as ONNX Runtime did when the artifact was made, to rounding.
 EXACT = 1e-4
@@ -37,9 +40,9 @@ def name(request: pytest.FixtureRequest, artifact: Artifact) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def engine(name: str, artifact: Artifact) -> Iterator[Engine]:
-    engine = load_engine(name, artifact, EngineOptions(threads=2))
+@pytest.fixture(scope="module", params=get_args(Prefer))
+def engine(request: pytest.FixtureRequest, name: str, artifact: Artifact) -> Iterator[Engine]:
+    engine = load_engine(name, artifact, EngineOptions(threads=2, prefer=request.param))
     yield engine
     engine.close()
 
@@ -108,6 +111,53 @@ def test_a_precision_that_the_model_lacks_is_refused(name: str, artifact: Artifa
         load_engine(name, artifact, EngineOptions(precision="int8"))
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The tasks of each graph that an engine made, in turn."""
+    graphs: list[tuple[str, ...]] = []
+    original = Artifact.graph
+
+    def graph(self: Artifact, variant: Variant, tasks: Sequence[str] | None = None) -> Graph:
+        graphs.append(tuple(tasks or variant.tasks))
+        return original(self, variant, tasks)
+
+    monkeypatch.setattr(Artifact, "graph", graph)
+    return graphs
+
+
+@pytest.mark.parametrize(("name", "most"), [("onnxruntime", 5), ("openvino", 3)])
+def test_where_memory_is_preferred_few_graphs_are_kept_and_others_made_again(
+    name: str, most: int, artifact: Artifact, made: list[tuple[str, ...]]
+):
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'ptsa-serve[cpu,openvino]'")
+    engine = load_engine(name, artifact, EngineOptions(threads=2, prefer="memory"))
+    photos = [(batch_of(size), tasks) for tasks in (None, ["depth"]) for size in engine.sizes]
+    first = [engine.run(*photo)["depth"] for photo in photos[:most]]
+    for photo in photos[:most]:
+        engine.run(*photo, alone=False)
+    assert len(made) == most, "one for each, and none beside it for runs that are not alone"
+    engine.run(*photos[most])
+    engine.run(*photos[1])
+    assert len(made) == most + 1, "the oldest has gone"
+    assert np.array_equal(engine.run(*photos[0])["depth"], first[0])
+    assert len(made) == most + 2
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_where_speed_is_preferred_the_graphs_of_five_sizes_are_kept_for_photos_alone_and_side_by_side(
+    name: str, artifact: Artifact, made: list[tuple[str, ...]]
+):
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'ptsa-serve[cpu,openvino]'")
+    engine = load_engine(name, artifact, EngineOptions(threads=2))
+    photos = [(batch_of(size), tasks) for tasks in (None, ["depth"]) for size in engine.sizes][:5]
+    for alone in (True, False) * 2:
+        for photo in photos:
+            engine.run(*photo, alone=alone)
+    assert len(made) == 10
+    engine.close()
+
+
 @pytest.mark.parametrize("missing", ["onnxruntime", "openvino"])
 def test_a_missing_runtime_says_how_to_get_it(missing: str, artifact: Artifact, monkeypatch: pytest.MonkeyPatch):
     original = builtins.__import__
@@ -138,17 +188,6 @@ class TestOpenVino:
         with pytest.raises(EngineError, match=r"does not compute bf16; OpenVINO runs fp32, int8 on it"):
             load_engine("openvino", artifact, EngineOptions(precision="bf16"))
 
-    def test_graphs_of_long_ago_are_dropped_and_made_again(self, artifact: Artifact):
-        engine = OpenVinoEngine(artifact, EngineOptions(threads=1))
-        batches = [batch_of(size) for size in engine.sizes]
-        first = [engine.run(batch, ["depth"])["depth"] for batch in batches]
-        for task in ("normals", "saliency"):
-            for batch in batches:
-                engine.run(batch, [task])
-        assert len(engine._compiled) == 6
-        again = [engine.run(batch, ["depth"])["depth"] for batch in batches]
-        assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
-
     def test_weights_are_one_copy_for_all_graphs(self, artifact: Artifact):
         """Changed in the one place before a graph is compiled, they change what it answers."""
         engine = OpenVinoEngine(artifact, EngineOptions(threads=1))
@@ -157,9 +196,10 @@ class TestOpenVino:
         engine._weights["head.depth"] += 1
         assert not np.allclose(engine.run(batch, ["depth"])["depth"], before)
 
-    def test_memory_is_given_back_while_others_run(self, artifact: Artifact):
+    @pytest.mark.parametrize("prefer", get_args(Prefer))
+    def test_memory_is_given_back_while_others_run(self, artifact: Artifact, prefer: Prefer):
         """Switching between sizes from many threads frees the idle graphs' memory and never that of a running one."""
-        engine = load_engine("openvino", artifact, EngineOptions(threads=2))
+        engine = load_engine("openvino", artifact, EngineOptions(threads=2, prefer=prefer))
         batches = [batch_of(size) for size in engine.sizes]
         expected = [engine.run(batch)["depth"] for batch in batches]
         start = threading.Barrier(4)

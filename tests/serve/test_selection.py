@@ -81,7 +81,8 @@ def test_the_choice_is_remembered_for_this_model_and_these_engines(
     assert recall(artifact, found) is None
     remember(artifact, found, Timing("slow", "1", "fp32", "folded", 1.0, 1.0, 0.0))
     assert recall(artifact, found) == Timing("slow", "1", "fp32", "folded", 1.0, 1.0, 0.0)
-    assert recall(artifact, candidates(artifact, EngineOptions(threads=2))) is None
+    for other in (EngineOptions(threads=2), EngineOptions(threads=1, prefer="memory")):
+        assert recall(artifact, candidates(artifact, other)) is None
     settings = Settings.load({"PTSA_MODEL": str(tiny_artifact), "PTSA_THREADS": "1"})
     assert load_predictor(settings).engine.name == "slow"
     monkeypatch.delitem(ENGINES, "wrong")
@@ -94,22 +95,23 @@ def test_what_is_not_known_is_found_out_when_the_server_starts(tiny_artifact: Pa
     asked = []
 
     def timed(artifact: Artifact, options: EngineOptions) -> list[Timing]:
-        asked.append(options.threads)
+        asked.append((options.threads, options.prefer))
         return time_engines(artifact, candidates(artifact, options), seconds=0.1)
 
     monkeypatch.setattr("ptsa_serve.loading._timed_elsewhere", timed)
-    settings = Settings.load({"PTSA_MODEL": str(tiny_artifact), "PTSA_THREADS": "1"})
+    settings = Settings.load({"PTSA_MODEL": str(tiny_artifact), "PTSA_THREADS": "1", "PTSA_PREFER": "memory"})
     assert load_predictor(settings).engine.name == "slow", "the first, without any timing"
     assert load_predictor(settings, tune=True).engine.name == "onnxruntime"
     assert load_predictor(settings, tune=True).engine.name == "onnxruntime"
     assert load_predictor(settings).engine.name == "onnxruntime"
-    assert asked == [1], "once"
+    assert asked == [(1, "memory")], "once"
 
 
 def test_timing_in_a_process_of_its_own(tiny_artifact: Path):
     from ptsa_serve.loading import _timed_elsewhere
 
-    timings = _timed_elsewhere(Artifact.open(tiny_artifact), EngineOptions(threads=1, precision="fp32"), seconds=0)
+    options = EngineOptions(threads=1, precision="fp32", prefer="memory")
+    timings = _timed_elsewhere(Artifact.open(tiny_artifact), options, seconds=0)
     found = {timing.engine: timing for timing in timings}["onnxruntime"]
     assert (found.precision, found.refused) == ("fp32", "")
     assert found.alone_ms is not None

@@ -1,0 +1,94 @@
+"""What is kept of sessions and graphs, from however many threads it is asked for."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptsa_serve.engines.kept import Kept
+
+
+@given(most=st.integers(1, 4), keys=st.lists(st.integers(0, 6), max_size=40))
+def test_the_last_used_are_kept_and_the_others_made_again(most: int, keys: list[int]):
+    made: list[int] = []
+
+    def make(key: int) -> list[int]:
+        made.append(key)
+        return [key]
+
+    kept = Kept(make, most)
+    expected: list[int] = []  # the last used is the last
+    for key in keys:
+        before = len(made)
+        assert kept.get(key) == [key]
+        assert (len(made) > before) == (key not in expected)
+        expected = [*(old for old in expected if old != key), key][-most:]
+        assert kept.all() == [[key] for key in expected]
+    kept.clear()
+    assert kept.all() == []
+
+
+def test_one_is_made_once_for_all_threads_that_wait_for_it():
+    made: list[int] = []
+    go = threading.Event()
+
+    def make(key: int) -> object:
+        assert go.wait(20)
+        made.append(key)
+        return object()
+
+    kept = Kept(make, 2)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(kept.get, 1) for _ in range(4)]
+        go.set()
+        assert len({id(future.result(20)) for future in futures}) == 1
+    assert made == [1]
+
+
+def test_those_that_are_there_can_be_had_while_another_is_made():
+    go, begun = threading.Event(), threading.Event()
+
+    def make(key: str) -> str:
+        if key == "slow":
+            begun.set()
+            assert go.wait(20)
+        return key
+
+    kept = Kept(make, 2)
+    kept.get("there")
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(kept.get, "slow")
+        assert begun.wait(20)
+        assert kept.get("there") == "there"
+        go.set()
+        assert slow.result(20) == "slow"
+
+
+def test_room_is_made_before_another_is_made():
+    """The two together would be more than may be."""
+    seen: list[list[int]] = []
+
+    def make(key: int) -> int:
+        seen.append(kept.all())
+        return key
+
+    kept: Kept[int, int] = Kept(make, 2)
+    for key in (1, 2, 3):
+        kept.get(key)
+    assert seen == [[], [1], [2]]
+
+
+def test_what_could_not_be_made_is_tried_again():
+    answers = iter([ValueError("no"), "made"])
+
+    def make(key: int) -> str:
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    kept = Kept(make, 1)
+    with pytest.raises(ValueError, match="no"):
+        kept.get(1)
+    assert kept.get(1) == "made"
