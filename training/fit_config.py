@@ -56,7 +56,8 @@ class FitConfig:
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
         rule: what the losses of several tasks do to the weights: weighted_sum; adatask (accumulators of the optimiser a
-            task, arXiv 2211.15055).
+            task, arXiv 2211.15055); connection_strength (channels have owners, whom the gradients of others do not
+            oppose, arXiv 2406.02996).
         rule_options: the rule's own, see its file.
         loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.

@@ -6,11 +6,16 @@ from typing import Any
 from training.errors import ConfigError
 from training.rules.adatask import AdaTask
 from training.rules.base import Rule
+from training.rules.connection_strength import ConnectionStrength
 from training.rules.weighted_sum import WeightedSum
 
 __all__ = ["RULES", "Rule", "build_rule", "rule_options"]
 
-RULES: dict[str, type[Rule]] = {"weighted_sum": WeightedSum, "adatask": AdaTask}
+RULES: dict[str, type[Rule]] = {
+    "weighted_sum": WeightedSum,
+    "adatask": AdaTask,
+    "connection_strength": ConnectionStrength,
+}
 
 
 def build_rule(name: str, options: dict[str, Any]) -> Rule:

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from training.errors import ConfigError
 from training.network.model import PTSAModel
 from training.rules.base import Turn
+from training.rules.gathering import wishes
 from training.rules.weighted_sum import WeightedSum
 
 __all__ = ["AdaTask"]
-
-Gradients = dict[str, dict[str, Tensor]]  # parameter -> task -> gradient
 
 
 class AdaTask(WeightedSum):
@@ -61,14 +60,7 @@ class AdaTask(WeightedSum):
         self._stages = {name: slot.stage for name, slot in cast(PTSAModel, model).places().items()}
 
     def step(self, turn: Turn) -> dict[str, float]:
-        found: Gradients = {}
-        for batch in turn.batches:
-            losses = {task: turn.weights[task] * loss for task, loss in turn.losses(batch).items()}
-            for task, gradients in turn.task_grads(losses).items():
-                for name, gradient in gradients.items():
-                    if gradient is not None:
-                        own = found.setdefault(name, {})
-                        own[task] = own[task] + gradient if task in own else gradient
+        found = wishes(turn)
         turn.write({name: _sum(own) for name, own in found.items()})
         turn.clip_and_step(lambda factor: self._apply(turn, found, factor))
         shares = self._shares().items()
@@ -77,7 +69,7 @@ class AdaTask(WeightedSum):
         }
 
     @torch.no_grad()
-    def _apply(self, turn: Turn, found: Gradients, factor: float) -> None:
+    def _apply(self, turn: Turn, found: Mapping[str, Mapping[str, Tensor]], factor: float) -> None:
         groups = {id(p): group for group in turn.optimizer.param_groups for p in group["params"]}
         squares: dict[int, dict[str, Tensor]] = {}
         for name, parameter in turn.model.named_parameters():

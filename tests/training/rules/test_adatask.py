@@ -82,7 +82,7 @@ def test_gradients_that_are_not_finite_change_nothing(numbers: Any, steps: Any) 
 
 def test_a_method_that_shares_nothing_is_refused(fit_config: FitConfig, tmp_path: Path) -> None:
     start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
-    with pytest.raises(ConfigError, match="--rule adatask balances what several tasks share, .* shares nothing; take"):
+    with pytest.raises(ConfigError, match=r"--rule adatask balances what several tasks share, .* shares nothing; take"):
         fit(replace(fit_config, method="single_task", start=start, rule="adatask", out=tmp_path / "run"))
 
 

@@ -1,4 +1,4 @@
-"""What holds for every rule of the registry: it trains PTSA or what it is for, resumes, and leaves the graph as it is."""
+"""What holds for every rule of the registry: it trains what it is for, resumes, and leaves the graph as it is."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from training.rules import RULES
 STRUCTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "weighted_sum": [("ptsa", {}), ("multi_task", {})],
     "adatask": [("ptsa", {}), ("multi_task", {"separate": False})],
+    "connection_strength": [("ptsa", {}), ("multi_task", {})],
 }
 CASES = [
     pytest.param((rule, method, options), marks=[pytest.mark.slow] if rule == "weighted_sum" or number else [])
