@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,10 +26,10 @@ from training.data.transforms import AUGMENTATIONS, PublishedAugmentation
 from training.errors import ConfigError
 from training.evaluate import scaled
 from training.fit_config import AUTO, WAYS_TO_SAY, FitConfig, label_faults, resolved
-from training.network.checkpoint import save_checkpoint, sha256
+from training.network.checkpoint import save_checkpoint, sha256, write_whole
 from training.network.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
-from training.rules import RULES, Rule
+from training.rules import Rule, build_rule, rule_options
 from training.rules.base import Batch
 from training.running.holdout import hold_out
 from training.running.loop import Plan, Work, train
@@ -118,6 +118,8 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
     if fabric.is_global_zero:
         # Made from the state, again where a kill came between the two.
         _store(run, _answer(run), result)
+        for name, text in run.rule.files().items():
+            write_whole(config.out / name, text.encode())
     return result
 
 
@@ -141,7 +143,7 @@ def photo_size(config: FitConfig, data: PhotoSet) -> tuple[int, int]:
 
 def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held: dict[str, Any]) -> _Run:
     """Everything that is needed before the first step. Raises ConfigError for what several processes cannot do."""
-    rule = RULES[config.rule]()
+    rule = build_rule(config.rule, config.rule_options)
     if fabric.world_size > 1 and rule.needs_task_grads:
         raise ConfigError(f"--rule {config.rule} needs the gradients of each task, which one process has: no torchrun")
     for name, batch in config.batches.items():
@@ -195,6 +197,7 @@ def _store(run: _Run, model: PTSAModel, path: Path) -> None:
         "step": run.optimisation.step,
         "weights": "averaged" if run.config.ema else "plain",
         "validation": run.validation.summary() if run.validation else None,
+        "rule_report": run.rule.report(),
     }
     save_checkpoint(model, path, info=info)
 
@@ -219,9 +222,13 @@ def _batches(
         ]
 
 
-def _losses(run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-    """The loss of each task that the batch has labels for, over the batch of all processes."""
-    tasks = [task for task in batch if task in run.model.tasks]
+def _losses(
+    run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any], wanted: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """The loss of each task, or each that is wanted, that the batch has labels for, over the batch of all processes."""
+    tasks = [task for task in batch if task in (run.model.tasks if wanted is None else wanted)]
+    if not tasks:
+        return {}
     device = run.fabric.device
     raw = run.model(batch["image"].to(device), tasks)
     return {
@@ -239,6 +246,7 @@ def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric:
     return settings | {
         "tree": str(model.config.tree),
         "options": dict(model.config.options),
+        "rule_options": rule_options(config.rule, config.rule_options),
         "loss_weights": {t: LABELS[task.kind].weight for t, task in model.tasks.items()} | config.loss_weights,
         "batches": {name: config.batches[name] for name in sets},
         "start": sha256(config.start) if config.start else HUB[config.backbone] if config.pretrained else None,

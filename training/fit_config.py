@@ -15,7 +15,7 @@ from training.errors import ConfigError
 from training.methods import METHODS, method_options
 from training.network.decoders import DECODERS
 from training.options import number_faults, refuse
-from training.rules import RULES
+from training.rules import rule_options
 from training.running.stepping import Precision
 
 __all__ = ["AUTO", "WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
@@ -55,7 +55,10 @@ class FitConfig:
             finds for all tasks of the data sets, first; or a tree.json that `similarity` or `export tree` wrote.
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
-        rule: what the losses do to the weights: weighted_sum.
+        rule: what the losses of several tasks do to the weights: weighted_sum; adatask (accumulators of the optimiser a
+            task, arXiv 2211.15055); connection_strength (channels have owners, whom the gradients of others do not
+            oppose, arXiv 2406.02996).
+        rule_options: the rule's own, see its file.
         loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.
         batch_each: in place of `batches`: so many photos of every data set.
@@ -100,6 +103,7 @@ class FitConfig:
     decoder: str = "pyramid"
     width: int = 96
     rule: str = "weighted_sum"
+    rule_options: dict[str, Any] = field(default_factory=dict)
     loss_weights: dict[str, float] = field(default_factory=dict)
     batches: dict[str, int] = field(default_factory=lambda: dict(BATCHES))
     batch_each: int = 0
@@ -218,8 +222,10 @@ def _model_faults(config: FitConfig) -> list[str]:
 def _course_faults(config: FitConfig) -> list[str]:
     """What is wrong with how the run goes: its rule, the size of its photos, its validations."""
     faults = []
-    if config.rule not in RULES:
-        faults.append(f"--rule {config.rule!r} is unknown; known are {', '.join(RULES)}")
+    try:
+        rule_options(config.rule, config.rule_options)
+    except ConfigError as error:
+        faults.append(f"--rule {error}")
     if config.side % 32:
         faults.append(f"--side is {config.side}; it must be a multiple of 32, or 0")
     if (config.validate_every or config.validate_epochs) and not config.hold_out:

@@ -107,8 +107,8 @@ def test_phases_must_fill_the_run(ruled: FitConfig, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_rule_that_is_not_known_is_refused(fit_config: FitConfig) -> None:
-    with pytest.raises(ConfigError, match="--rule 'adatask' is unknown; known are weighted_sum"):
-        replace(fit_config, rule="adatask")
+    with pytest.raises(ConfigError, match="--rule 'famo' is unknown; known are weighted_sum"):
+        replace(fit_config, rule="famo")
 
 
 class TwoTasks(nn.Module):

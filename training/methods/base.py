@@ -111,6 +111,11 @@ class Method(nn.Module):
             if change := self.change(slot):
                 change.start(self._backbone[0].tensors(slot))
 
+    def places(self) -> dict[str, Slot]:
+        """The slot that each parameter of a change lies in, by its name here."""
+        changed = [(slot, change) for slot in self._backbone[0].slots if (change := self.change(slot))]
+        return {f"changes.{_key(s.name)}.{name}": s for s, change in changed for name, _ in change.named_parameters()}
+
     def owners(self) -> dict[str, frozenset[str]]:
         """The tasks that reach each of this method's own parameters, by its name here."""
         return {

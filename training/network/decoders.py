@@ -48,6 +48,16 @@ class Pyramid(nn.Module):
         x = self.smooth4(s4 + _up(self.narrow(x), s4))
         return self.head(x)
 
+    def entries(self) -> list[Tensor]:
+        """For each map (rows, C_s): what the first layer makes of its channels, with the gain of the norm before it."""
+        found = []
+        for layer, norm in zip(self.lateral, self.norms, strict=True):
+            weight, gain = layer.get_parameter("weight"), norm.get_parameter("weight")
+            # The last layer reads every channel twice, see `_situated`.
+            times = 1 if weight.shape[1] == len(gain) else 2
+            found.append(weight[:, : times * len(gain)].unflatten(1, (times, -1)).flatten(0, 1) * gain)
+        return found
+
 
 def _situated(x: Tensor) -> Tensor:
     """Tokens (N, h, w, C) -> (N, h, w, 2 C + 4): behind each the mean of all and its place, x, x², y, y² in -1...1."""
@@ -92,6 +102,10 @@ class HRNet(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         planes = [project(x).permute(0, 3, 1, 2) for x, project in zip(maps, self.projections, strict=True)]
         return self.head(self.mix(torch.cat([planes[0], *(_up(x, planes[0]) for x in planes[1:])], 1)))
+
+    def entries(self) -> list[Tensor]:
+        """As `Pyramid.entries`."""
+        return [project.get_parameter("weight") for project in self.projections]
 
 
 @dataclass(frozen=True)

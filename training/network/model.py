@@ -15,6 +15,7 @@ from training.errors import ConfigError
 from training.methods import build_method, method_options, method_tree
 from training.network.decoders import DECODERS
 from training.network.executor import Stacked
+from training.network.slots import Slot
 
 __all__ = ["STRIDE", "ModelConfig", "PTSAModel", "check_size"]
 
@@ -104,6 +105,11 @@ class PTSAModel(nn.Module):
         owners |= {f"backbone.trunk.{name}": everyone for name in self.method.trained}
         own = {name for name, _ in self.named_parameters() if name.startswith("decoders.")}
         return owners | {name: frozenset({name.split(".")[1]}) for name in own}
+
+    def places(self) -> dict[str, Slot]:
+        """The slot that each parameter of the backbone, or of a change to it, lies in, by its name."""
+        own = {f"backbone.trunk.{name}": slot for slot in self.backbone.slots for name in slot.tensors.values()}
+        return own | {f"method.{name}": slot for name, slot in self.method.places().items()}
 
 
 def _records(tree: TaskTree, given: Sequence[Task]) -> tuple[Task, ...]:

@@ -56,8 +56,11 @@ class Turn(Protocol):
 
     @property
     def step(self) -> int: ...
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Task -> scalar with a graph. One forward pass: the tasks share what is drawn. Raises DivergedError."""
+    def losses(self, batch: Batch, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Task -> scalar with a graph; of `tasks` alone, where they are named and the batch has labels of them.
+
+        One forward pass: the tasks share what is drawn. Raises DivergedError.
+        """
         ...
 
     def task_grads(self, losses: Mapping[str, Tensor]) -> TaskGradients:
@@ -72,12 +75,18 @@ class Turn(Protocol):
         """Put unscaled gradients in the place of those that lie in the model; what is not named gets none."""
         ...
 
-    def clip_and_step(self) -> None:
-        """Clip what lies in the model, take the optimiser's step, clear. May be called several times, or never."""
+    def clip_and_step(self, before: Callable[[float], None] | None = None) -> None:
+        """Clip what lies in the model, take the optimiser's step, clear. May be called several times, or never.
+
+        before: called between the two, with the factor that clipping took, unless the gradients are not finite; a
+        parameter whose gradient it sets to None is left alone by the optimiser.
+        """
         ...
 
 
 class Rule(Protocol):
+    """Its options are the keywords of its constructor, each with a default; it raises ConfigError for wrong values."""
+
     # Whether it calls `task_grads` or `write`, which see one process alone: such rules do not run under torchrun.
     needs_task_grads: bool
 
@@ -86,15 +95,26 @@ class Rule(Protocol):
         ...
 
     def bind(self, model: nn.Module, owners: Mapping[str, frozenset[str]]) -> None:
-        """Called once, before there is an optimiser; may add parameters. owners: the tasks that reach a parameter."""
+        """Called once, before there is an optimiser; may add parameters. owners: the tasks that reach a parameter.
+
+        Raises ConfigError for a model that the rule can do nothing with: what it lacks, and what would do.
+        """
         ...
 
     def step(self, turn: Turn) -> dict[str, float]:
-        """Learn from the turn's batches; returns what is worth a curve, by name."""
+        """Learn from the turn's batches; returns what is worth a curve, by name: losses, others with a / in it."""
         ...
 
     def finalize(self, model: nn.Module) -> None:
         """Turn a copy of the trained model into what is stored."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What the run has shown, as JSON: part of what the checkpoint says about itself."""
+        ...
+
+    def files(self) -> Mapping[str, str]:
+        """Further results, by the name of a file that is written beside the checkpoint, as text."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

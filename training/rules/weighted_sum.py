@@ -32,6 +32,12 @@ class WeightedSum:
     def finalize(self, model: nn.Module) -> None:
         pass
 
+    def report(self) -> dict[str, Any]:
+        return {}
+
+    def files(self) -> Mapping[str, str]:
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

@@ -76,10 +76,10 @@ def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
             values = rule.step(StepTurn(run, batches, work.losses, work.weights, phase))
             # Counted here, not where the optimiser steps: a rule may step it several times, or itself.
             run.count()
-            progress.update(run.step, **values)
+            progress.update(run.step, **{name: value for name, value in values.items() if "/" not in name})
             if writer is not None:
                 for name, value in values.items():
-                    writer.add_scalar(f"loss/{name}", value, run.step)
+                    writer.add_scalar(name if "/" in name else f"loss/{name}", value, run.step)
                 _due(run.step, plan, work, writer)
 
 

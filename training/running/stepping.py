@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -78,8 +79,10 @@ class Optimisation:
         scaler = getattr(self._precision, "scaler", None)
         return 1.0 if scaler is None else scaler.get_scale()
 
-    def clip_and_step(self, photos: str) -> None:
+    def clip_and_step(self, photos: str, before: Callable[[float], None] | None = None) -> None:
         """Clip and apply the gradients that lie in the model, and clear them; `photos` says whose they are.
+
+        before: called before the optimiser's step, where it will be taken, with the factor that clipping took.
 
         A step whose fp16 gradients overflow is left out, and the scaler lowers its scale. Raises DivergedError for
         gradients that are not finite in any other precision, or in fp16 `PATIENCE` times in a row.
@@ -92,6 +95,9 @@ class Optimisation:
         if not finite and (not scaled or self._overflows >= PATIENCE):
             often = f" in {PATIENCE} steps in a row, whatever their scale" if scaled else ""
             raise DivergedError(f"the gradients of {photos} are not finite{often}; {remedy()}")
+        if finite and before is not None:
+            # As torch clips.
+            before(min(1.0, self._max_norm / (norm.item() + 1e-6)))
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,7 +12,8 @@ from training.running.stepping import Optimisation, remedy
 
 __all__ = ["LossFunction", "StepTurn"]
 
-LossFunction = Callable[[Any], dict[str, Tensor]]
+# From a batch's content, and the tasks that are wanted where not all are.
+LossFunction = Callable[..., dict[str, Tensor]]
 
 
 class StepTurn:
@@ -46,8 +46,8 @@ class StepTurn:
     def step(self) -> int:
         return self._run.step
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        losses = self._losses(batch.content)
+    def losses(self, batch: Batch, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        losses = self._losses(batch.content) if tasks is None else self._losses(batch.content, tasks)
         values = {task: loss.item() for task, loss in losses.items()}
         if bad := [f"{task} is {value}" for task, value in values.items() if not math.isfinite(value)]:
             raise DivergedError(f"the loss of {', '.join(bad)} for {batch.photos}; {remedy()}")
@@ -78,5 +78,5 @@ class StepTurn:
             # Scaled as `backward` leaves them: clipping takes the scale off again.
             parameter.grad = None if gradient is None else gradient * self._run.scale
 
-    def clip_and_step(self) -> None:
-        self._run.clip_and_step("; ".join(batch.photos for batch in self.batches))
+    def clip_and_step(self, before: Callable[[float], None] | None = None) -> None:
+        self._run.clip_and_step("; ".join(batch.photos for batch in self.batches), before)
