@@ -111,6 +111,10 @@ class Method(nn.Module):
             if change := self.change(slot):
                 change.start(self._backbone[0].tensors(slot))
 
+    def penalties(self, progress: float) -> dict[str, Tensor]:
+        """What a step adds to the loss of a task, whatever the rule; progress: the part of the run that is done."""
+        return {}
+
     def owners(self) -> dict[str, frozenset[str]]:
         """The tasks that reach each of this method's own parameters, by its name here."""
         return {
