@@ -108,7 +108,7 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
         announce(run.settings)
         work = Work(
             batches=partial(_batches, config, sets, fabric),
-            losses=partial(_losses, run.optimisation, balance(sets, run.optimisation.module, fabric.device)),
+            losses=partial(_losses, run, sets, balance(sets, run.optimisation.module, fabric.device)),
             weights=run.settings["loss_weights"],
             save=partial(_save, run),
             validate=partial(_validate, run) if run.validation else None,
@@ -223,18 +223,27 @@ def _batches(
 
 
 def _losses(
-    run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any], wanted: Sequence[str] | None = None
+    run: _Run,
+    sets: dict[str, PhotoSet],
+    weights: dict[str, Tensor],
+    batch: dict[str, Any],
+    wanted: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """The loss of each task, or each that is wanted, that the batch has labels for, over the batch of all processes."""
-    tasks = [task for task in batch if task in (run.model.tasks if wanted is None else wanted)]
+    model, fabric = run.optimisation.model, run.optimisation.fabric
+    tasks = [task for task in batch if task in (model.tasks if wanted is None else wanted)]
     if not tasks:
         return {}
-    device = run.fabric.device
-    raw = run.model(batch["image"].to(device), tasks)
-    return {
-        task: task_loss(run.model.tasks[task], gather(raw[task]), gather(batch[task].to(device)), weights.get(task))
-        for task in tasks
-    }
+    raw = model(batch["image"].to(fabric.device), tasks)
+    added = model.method.penalties(run.optimisation.step / run.config.steps)
+    losses = {}
+    for task in tasks:
+        label = gather(batch[task].to(fabric.device))
+        losses[task] = task_loss(model.tasks[task], gather(raw[task]), label, weights.get(task))
+        if task in added:
+            # Once a step, of however many sets a task is learnt.
+            losses[task] = losses[task] + added[task] / sum(task in data.tasks for data in sets.values())
+    return losses
 
 
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:

@@ -20,12 +20,14 @@ from training.network.model import ModelConfig, PTSAModel
 SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
 # Window attentions: stages times branches; a tooth of MTLoRA leaves behind them.
-ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5}
+ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5, "taps": 8}
+# Options of whichever method has them: small adapters, gates that no noise shuts.
+SMALL = {"rank": 2, "start": 2.0}
 
 
 def compiled(method: str, decoder: str, folder: Path, photo: Path) -> Artifact:
     torch.manual_seed(0)
-    options = {"rank": 2} if "rank" in METHODS[method].options.__dataclass_fields__ else {}
+    options = {name: value for name, value in SMALL.items() if name in METHODS[method].options.__dataclass_fields__}
     model = PTSAModel(ModelConfig("swin_methods_test", TREE, method, options, decoder, width=8))
     with torch.no_grad():
         for name in model.owners():

@@ -25,13 +25,21 @@ VARIANTS = [
     *((backbone, name, {}) for backbone in BACKBONES for name in METHODS),
     ("swin_test", "ptsa", {"merge": "lora", "norms": "per_group", "tables": "per_group", "patch": "frozen"}),
     ("swin_test", "mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
+    ("swin_test", "taps", {"delta": "low_rank"}),
     ("pvt_test", "ptsa", {"merge": "frozen", "norms": "per_group", "rank": [1, 2, 0, 3]}),
 ]
 
 
+# Options of whichever method has them: small adapters, and gates so far open that no test shuts them.
+SMALL = {"rank": 2, "start": 2.0}
+
+
+def small(method: str) -> dict:
+    return {name: value for name, value in SMALL.items() if name in METHODS[method].options.__dataclass_fields__}
+
+
 def new(backbone: str, method: str, options: dict, tree: TaskTree, decoder: str = "pyramid") -> PTSAModel:
-    options = {"rank": 2, **options} if "rank" in METHODS[method].options.__dataclass_fields__ else options
-    return PTSAModel(ModelConfig(backbone, tree, method, options, decoder, width=8)).eval()
+    return PTSAModel(ModelConfig(backbone, tree, method, small(method) | options, decoder, width=8)).eval()
 
 
 def shaken(model: PTSAModel) -> PTSAModel:
@@ -126,8 +134,7 @@ RUN = ("single_task", "mtlora", "ptsa")
 @pytest.mark.parametrize("method", [m if m in RUN else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_it_trains_resumes_and_loads(method: str, fit_config: FitConfig, tmp_path: Path, kill_in_step) -> None:
     start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
-    options = {"rank": 2} if "rank" in METHODS[method].options.__dataclass_fields__ else {}
-    config = replace(fit_config, method=method, options=options, start=start, steps=4, out=tmp_path / "run")
+    config = replace(fit_config, method=method, options=small(method), start=start, steps=4, out=tmp_path / "run")
     whole = fit(replace(config, out=tmp_path / "whole"))
     kill_in_step(4, lambda: fit(config))
     images = torch.rand(1, 3, 64, 64) * 255
@@ -169,6 +176,10 @@ def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
         ("ptsa", {"dropout": 1.0}, "dropout is 1.0; allowed are 0 up to"),
         ("mtlora", {"norms": "per_group"}, "norms is 'per_group'; allowed are shared, frozen"),
         ("mtlora", {"task_rank": 0}, "task_rank is 0"),
+        ("taps", {"start": 0.05}, "start is 0.05, threshold 0.1; gates begin open"),
+        ("taps", {"penalty": -1.0}, "penalty is -1.0; allowed are 0"),
+        ("taps", {"warmup": 1.0}, "warmup is 1.0; it is a part of the run"),
+        ("taps", {"delta": "sparse"}, "delta is 'sparse'; allowed are dense, low_rank"),
         ("ptsa", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("mtlora", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("bitfit", {"rank": 2}, "bitfit has no option 'rank'; it has norms"),

@@ -17,6 +17,7 @@ from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
+from training.methods.taps import TAPS
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
 
@@ -29,6 +30,7 @@ METHODS: dict[str, MethodSpec] = {
     "lora_per_task": LORA_PER_TASK,
     "mtlora": MTLORA,
     "ptsa": PTSA,
+    "taps": TAPS,
 }
 
 

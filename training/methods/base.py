@@ -116,6 +116,10 @@ class Method(nn.Module):
         changed = [(slot, change) for slot in self._backbone[0].slots if (change := self.change(slot))]
         return {f"changes.{_key(s.name)}.{name}": s for s, change in changed for name, _ in change.named_parameters()}
 
+    def penalties(self, progress: float) -> dict[str, Tensor]:
+        """What a step adds to the loss of a task, whatever the rule; progress: the part of the run that is done."""
+        return {}
+
     def owners(self) -> dict[str, frozenset[str]]:
         """The tasks that reach each of this method's own parameters, by its name here."""
         return {

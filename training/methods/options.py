@@ -6,7 +6,7 @@ from typing import Literal
 from training.backbones.base import Backbone
 from training.errors import ConfigError
 
-__all__ = ["LowRankOptions", "NoOptions", "one_of", "ranks_of"]
+__all__ = ["LowRankOptions", "NoOptions", "check_ranks", "one_of", "ranks_of"]
 
 # MTLoRA's, as released: constant factors, not alpha / rank.
 SCALE = 4.0
@@ -37,9 +37,7 @@ class LowRankOptions:
     patch: Literal["train", "frozen"] = "train"
 
     def __post_init__(self) -> None:
-        ranks = self.rank if isinstance(self.rank, list) else [self.rank]
-        if not ranks or not all(isinstance(rank, int) and 0 <= rank <= 1024 for rank in ranks):
-            raise ConfigError(f"rank is {self.rank}; allowed are 0 (no adapters) to 1024, one or a list of one a stage")
+        check_ranks(self.rank)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; allowed are 0 up to, but not, 1")
         one_of("merge", self.merge, ("train", "lora", "frozen"))
@@ -52,6 +50,13 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ConfigError for a value that is not allowed."""
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(str, allowed))}")
+
+
+def check_ranks(rank: int | list[int]) -> None:
+    """Raise ConfigError for what no rank is."""
+    ranks = rank if isinstance(rank, list) else [rank]
+    if not ranks or not all(isinstance(one, int) and 0 <= one <= 1024 for one in ranks):
+        raise ConfigError(f"rank is {rank}; allowed are 0 (no adapters) to 1024, one or a list of one a stage")
 
 
 def ranks_of(rank: int | list[int], backbone: Backbone) -> list[int]:
