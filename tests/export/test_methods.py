@@ -20,7 +20,7 @@ from training.network.model import ModelConfig, PTSAModel
 SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
 # Window attentions: stages times branches; a tooth of MTLoRA leaves behind them.
-ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5}
+ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5, "mtl_lora": 8, "tora": 8}
 
 
 def compiled(method: str, decoder: str, folder: Path, photo: Path) -> Artifact:
