@@ -20,7 +20,7 @@ from training.errors import ConfigError
 from training.methods import METHODS
 
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
-ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora")
+ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora")
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,25 @@ class Case:
                 return "shared" if patch == "train" else "frozen"
         return "frozen"
 
+    def layers(self, piece: str, stage: int) -> list[tuple[int, int]]:
+        """Inputs and outputs of every layer that is adapted there; none where the rank is 0."""
+        c, block = self.channel(stage), ((1, 3), (1, 1), (1, 4), (4, 1))
+        shapes = {"weights": block * self.depths[stage], "reduction": ((4, 2),)}[piece]
+        return [(c * i, c * o) for i, o in shapes] if self.rank[stage] else []
+
     def factors(self, piece: str, stage: int) -> int:
-        """Parameters of one adapter."""
-        c, d, r = self.channel(stage), self.depths[stage], self.rank[stage]
-        return {"weights": 16 * d * c * r, "reduction": 6 * c * r}[piece]
+        """Parameters of one pair of factors at every layer."""
+        return sum(self.rank[stage] * (i + o) for i, o in self.layers(piece, stage))
+
+    def adapters(self, piece: str, stage: int) -> int:
+        """Parameters that are trained, of all groups."""
+        r, g, layers = self.rank[stage], self.groups(stage), self.layers(piece, stage)
+        match self.method:
+            case "mtl_lora":
+                return sum(r * (i + 3 * o) + g * (r * r + 3) for i, o in layers)
+            case "tora":
+                return sum(r * (i + o) + 4 * r * r + 4 * g for i, o in layers)
+        return g * self.factors(piece, stage)
 
 
 def formula(case: Case) -> Account:
@@ -122,7 +137,8 @@ def grouped(case: Case, stage: int, piece: str, numel: int) -> tuple[int, int, i
         case "adapted":
             factors = case.factors(piece, stage)
             alone = g == 1 or not case.rank[stage]
-            return g * factors, 0, numel if alone else g * numel, numel if alone else numel + g * factors
+            low_rank = numel if alone else numel + g * factors
+            return case.adapters(piece, stage), 0, numel if alone else g * numel, low_rank
         case "per_group":
             return g * numel, 0, g * numel, g * numel
         case "shared":
@@ -244,6 +260,8 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("lora"), 4_676_666),
         (tiny("taps"), 4 * (25_878_528 + 48) + 1_946_624),
         (tiny("lora_per_task"), 8_068_154),
+        (tiny("mtl_lora"), 2_452_032 + 1_599_546 + 1_946_624),
+        (tiny("tora", rank=32), 2_458_368 + 1_599_546 + 1_946_624),
     ],
 )
 def test_closed_forms_give_the_counts_of_the_literature(case: Case, trainable: int) -> None:

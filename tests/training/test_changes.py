@@ -45,7 +45,7 @@ def same_as_folded(change: Change, own: dict[str, Tensor], groups: int, photos: 
 def test_each_stream_equals_its_folded_layer(groups: int, rank: int, photos: int) -> None:
     own = base()
     change = low_rank(own, groups, rank)
-    copies = Copies(own, change.groups)
+    copies = Copies(own, [stream.tasks for stream in change.streams])
     for parameter in (*change.up, *copies.parameters()):
         nn.init.normal_(parameter)
     same_as_folded(change, own, groups, photos)

@@ -13,11 +13,13 @@ from training.methods.base import Method, MethodSpec
 from training.methods.bitfit import BITFIT
 from training.methods.decoders import DECODERS_ALONE
 from training.methods.lora import LORA, LORA_PER_TASK
+from training.methods.mtl_lora import MTL_LORA
 from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
 from training.methods.taps import TAPS
+from training.methods.tora import TORA
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
 
@@ -29,6 +31,8 @@ METHODS: dict[str, MethodSpec] = {
     "lora": LORA,
     "lora_per_task": LORA_PER_TASK,
     "mtlora": MTLORA,
+    "mtl_lora": MTL_LORA,
+    "tora": TORA,
     "ptsa": PTSA,
     "taps": TAPS,
 }

@@ -1,6 +1,7 @@
-"""The changes that methods are made of: low-rank adapters and copies, one for each group of tasks."""
+"""The changes that methods are made of: low-rank adapters, copies and updates of a weight, for groups of tasks."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from training.methods.base import Base, Change
 from training.network.layout import Stream
 from training.network.slots import LowRankProduct, Slot, Weights, compute
 
-__all__ = ["Copies", "LowRank", "factors"]
+__all__ = ["Copies", "LowRank", "Product", "factors", "number_of"]
 
 
 def factors(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -26,50 +27,71 @@ def factors(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     return down, nn.Parameter(torch.zeros(outputs, rank))
 
 
-class LowRank(Change):
-    """Task-grouped LoRA: y_g = (W + scale * up_g down_g) x_g + b for the stream of group g.
+class Product(Change):
+    """y = (W + scale * up down) x + b for each stream, where `pair` says what `up` and `down` are.
 
-    weight: of the frozen layer, (out, in). scale is a factor of its own, not alpha / rank. dropout: on the adapter's
-    input. Source: LoRA (arXiv 2106.09685), grouped by PTSA (arXiv 2509.19602).
+    streams: those that have a pair, by number. dropout: on the input of `down`.
     """
 
-    def __init__(self, weight: Tensor, groups: Sequence[Group], *, rank: int, scale: float, dropout: float) -> None:
+    def __init__(self, streams: Sequence[Stream], *, scale: float, dropout: float) -> None:
         super().__init__()
-        self.groups = tuple(groups)
+        self.streams = tuple(streams)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        pairs = [factors(weight, rank) for _ in groups]
-        self.down = nn.ParameterList(down for down, _ in pairs)
-        self.up = nn.ParameterList(up for _, up in pairs)
+
+    @abstractmethod
+    def pair(self, number: int) -> tuple[Tensor, Tensor]:
+        """`down` (r, in) and `up` (out, r)."""
 
     def forward(self, slot: Slot, base: Base, x: Tensor, streams: Sequence[Stream]) -> Tensor:
         y = compute(slot, base, x)
-        used = [self.version(stream) for stream in streams]
+        pairs = [self.pair(self.version(stream)) for stream in streams]
         # The scale goes on the small factor: exact, and cheaper than on the wide output.
-        if len(used) == 1:
-            return y + F.linear(F.linear(self.dropout(x), self.down[used[0]]) * self.scale, self.up[used[0]])
-        down = torch.stack([self.down[group] for group in used])
-        up = torch.stack([self.up[group] for group in used])
-        z = self.dropout(x).reshape(len(used), -1, x.shape[-1])
+        if len(pairs) == 1:
+            down, up = pairs[0]
+            return y + F.linear(F.linear(self.dropout(x), down) * self.scale, up)
+        down, up = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        z = self.dropout(x).reshape(len(pairs), -1, x.shape[-1])
         low = torch.bmm(z, down.transpose(1, 2))
         return y + torch.bmm(low * self.scale, up.transpose(1, 2)).reshape(y.shape)
 
     def version(self, stream: Stream) -> int:
-        return _group_of(stream, self.groups)
+        return number_of(stream, self.streams)
 
     def effective(self, slot: Slot, base: Base, stream: Stream) -> Weights:
-        group = self.version(stream)
-        up, down = self.up[group].detach(), self.down[group].detach()
-        if not up.is_meta and not up.any():
+        down, up = (factor.detach() for factor in self.pair(self.version(stream)))
+        if not up.is_meta and not (up.any() and down.any()):
             return Weights(base)
         product = LowRankProduct(base["weight"], up, down, self.scale)
         return Weights({**base, "weight": product.fold()}, product)
 
+
+class LowRank(Product):
+    """Task-grouped LoRA: y_g = (W + scale * up_g down_g) x_g + b for the stream of group g.
+
+    weight: of the frozen layer, (out, in). groups: of tasks, or streams where some are teeth. scale is a factor of its
+    own, not alpha / rank. dropout: on the adapter's input. Source: LoRA (arXiv 2106.09685), grouped by PTSA (arXiv
+    2509.19602).
+    """
+
+    def __init__(
+        self, weight: Tensor, groups: Sequence[Group | Stream], *, rank: int, scale: float, dropout: float
+    ) -> None:
+        super().__init__(_streams(groups), scale=scale, dropout=dropout)
+        pairs = [factors(weight, rank) for _ in groups]
+        self.down = nn.ParameterList(down for down, _ in pairs)
+        self.up = nn.ParameterList(up for _, up in pairs)
+
+    def pair(self, number: int) -> tuple[Tensor, Tensor]:
+        return self.down[number], self.up[number]
+
     def owners(self) -> Mapping[str, frozenset[str]]:
-        return {f"{part}.{i}": frozenset(group) for i, group in enumerate(self.groups) for part in ("down", "up")}
+        return {
+            f"{part}.{i}": frozenset(stream.tasks) for i, stream in enumerate(self.streams) for part in ("down", "up")
+        }
 
     def extra_repr(self) -> str:
-        return f"groups={self.groups}, rank={len(self.down[0])}, scale={self.scale}"
+        return f"streams={self.streams}, rank={len(self.down[0])}, scale={self.scale}"
 
 
 class Copies(Change):
@@ -80,7 +102,7 @@ class Copies(Change):
 
     def __init__(self, base: Base, groups: Sequence[Group]) -> None:
         super().__init__()
-        self.groups = tuple(groups)
+        self.streams = _streams(groups)
         self.copies = nn.ModuleList(
             nn.ParameterDict({role: nn.Parameter(tensor.detach().clone()) for role, tensor in base.items()})
             for _ in groups
@@ -91,14 +113,16 @@ class Copies(Change):
         return torch.cat([compute(slot, {**base, **self._of(stream)}, part) for part, stream in parts])
 
     def version(self, stream: Stream) -> int:
-        return _group_of(stream, self.groups)
+        return number_of(stream, self.streams)
 
     def effective(self, slot: Slot, base: Base, stream: Stream) -> Weights:
         return Weights({**base, **{role: tensor.detach() for role, tensor in self._of(stream).items()}})
 
     def owners(self) -> Mapping[str, frozenset[str]]:
         return {
-            f"copies.{i}.{role}": frozenset(group) for i, group in enumerate(self.groups) for role in self._roles(i)
+            f"copies.{i}.{role}": frozenset(stream.tasks)
+            for i, stream in enumerate(self.streams)
+            for role in self._roles(i)
         }
 
     def _roles(self, group: int) -> list[str]:
@@ -114,5 +138,11 @@ class Copies(Change):
                     tensor.copy_(base[role])
 
 
-def _group_of(stream: Stream, groups: Sequence[Group]) -> int:
-    return next(i for i, group in enumerate(groups) if set(stream.tasks) <= set(group))
+def number_of(stream: Stream, streams: Sequence[Stream]) -> int:
+    """Index of the one among `streams` whose tensors `stream` has: its own, or that of the group it belongs to."""
+    fitting = [i for i, other in enumerate(streams) if set(stream.tasks) <= set(other.tasks)]
+    return max(fitting, key=lambda i: streams[i].tooth == stream.tooth)
+
+
+def _streams(groups: Sequence[Group | Stream]) -> tuple[Stream, ...]:
+    return tuple(group if isinstance(group, Stream) else Stream(group) for group in groups)
