@@ -6,6 +6,7 @@ must reproduce the model's sample, and all are timed in turn on the same photo. 
 for which it needs no GPU.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from export.plans import PlansConfig, build_plans
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import ENGINES, EngineOptions, load_engine
 from ptsa_serve.errors import PTSAError
+from ptsa_serve.files import replace_file
 from ptsa_serve.predictor import Predictor
 from ptsa_serve.selection import candidates
 from ptsa_serve.sizes import Size
@@ -65,7 +67,7 @@ def measure_forms(config: FormsConfig, report: Report = lambda _: None) -> Measu
     _time_engines(config, artifacts, rows, report)
     for shape, artifact in artifacts.items():
         for form in artifact.variants.forms:
-            rows[_label(form, shape)][_PLANS] = _plan(config, artifact, form, report)
+            rows[_label(form, shape)][_PLANS] = _plan(config, artifact, form, shape, report)
     model = artifacts["fixed"].manifest
     conditions: dict[str, str | int | float] = {
         "model": f"{model.name} on {model.backbone.name}",
@@ -170,8 +172,19 @@ def _offers(
                     yield _label(form, shape), name, options, artifact
 
 
-def _plan(config: FormsConfig, artifact: Artifact, form: Form, report: Report) -> dict[str, float] | str:
-    """Seconds and megabytes of a plan; or why there is none."""
+def _plan(config: FormsConfig, artifact: Artifact, form: Form, shape: str, report: Report) -> dict[str, float] | str:
+    """Seconds and megabytes of a plan; or why there is none. A plan that was built is not kept, only this."""
+    known = config.work / "plans" / f"{_label(form, shape).replace(' ', '-')}.json"
+    if not known.exists():
+        found = _built(config, artifact, form, report)
+        if isinstance(found, str):
+            return found
+        known.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(known, json.dumps(found).encode())
+    return json.loads(known.read_bytes())
+
+
+def _built(config: FormsConfig, artifact: Artifact, form: Form, report: Report) -> dict[str, float] | str:
     folder = config.work / "plan"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(artifact.folder, folder)
