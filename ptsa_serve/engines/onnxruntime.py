@@ -81,7 +81,7 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._sessions.clear()
+        self._sessions.close()
         self._values.clear()
         self._arrays.clear()
 

@@ -26,7 +26,7 @@ def test_the_last_used_are_kept_and_the_others_made_again(most: int, keys: list[
         assert (len(made) > before) == (key not in expected)
         expected = [*(old for old in expected if old != key), key][-most:]
         assert kept.all() == [[key] for key in expected]
-    kept.clear()
+    kept.close()
     assert kept.all() == []
 
 
@@ -92,3 +92,56 @@ def test_what_could_not_be_made_is_tried_again():
     with pytest.raises(ValueError, match="no"):
         kept.get(1)
     assert kept.get(1) == "made"
+
+
+def test_nobody_waits_where_another_does_meanwhile():
+    go = threading.Event()
+
+    def make(key: str) -> str:
+        assert key == "slow" or go.wait(20)
+        return key
+
+    kept = Kept(make, 2)
+    assert kept.get("slow") == "slow"
+    assert [kept.get("fast", meanwhile="slow") for _ in range(3)] == ["slow"] * 3
+    go.set()
+    kept.close()  # waits
+    kept = Kept(make, 2)
+    assert kept.get("fast", meanwhile="slow") == "fast", "neither was there: the one that was asked for is made"
+
+
+def test_what_was_made_in_the_background_is_used_once_it_is_there(until):
+    made: list[str] = []
+
+    def make(key: str) -> str:
+        made.append(key)
+        return key
+
+    kept = Kept(make, 2)
+    kept.get("slow")
+    until(lambda: kept.get("fast", meanwhile="slow") == "fast")
+    assert made == ["slow", "fast"], "once"
+    kept.get("other")
+    kept.get("slow")
+    until(lambda: kept.get("fast", meanwhile="slow") == "fast")
+    assert made.count("fast") == 2, "it was dropped, so it is made again"
+    kept.close()
+
+
+def test_what_fails_in_the_background_is_told_and_left_alone(until, caplog: pytest.LogCaptureFixture):
+    made: list[str] = []
+
+    def make(key: str) -> str:
+        made.append(key)
+        if key == "fast":
+            raise ValueError("no room")
+        return key
+
+    kept = Kept(make, 2)
+    kept.get("slow")
+    assert kept.get("fast", meanwhile="slow") == "slow"
+    until(lambda: "no room" in caplog.text)
+    assert [kept.get("fast", meanwhile="slow") for _ in range(9)] == ["slow"] * 9
+    kept.close()
+    assert made.count("fast") == 1
+    assert "ValueError: no room" in caplog.text
