@@ -104,13 +104,14 @@ def memory(model: Path | None, threads: int, out: Path | None, count: int) -> No
 @THREADS
 @OUT
 @click.option("--clients", default=16, show_default=True)
-@click.option("--requests", "count", default=48, show_default=True, help="of each server in a round")
+@click.option("--requests", "count", default=48, show_default=True, help="of each server in a round that count")
+@click.option("--only", default="", help="Servers by commas, as in ours,fastapi; default: all. The engine always.")
 @ROUNDS
-def rivals(model: Path | None, threads: int, out: Path | None, clients: int, count: int, rounds: int) -> None:
+def rivals(model: Path | None, out: Path | None, count: int, only: str, **options: Any) -> None:
     from benchmarks.rivals.measure import measure_rivals
 
-    artifact = _artifact(model)
-    _report(measure_rivals(artifact, threads=threads, clients=clients, requests=count, rounds=rounds), out)
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    _report(measure_rivals(_artifact(model), requests=count, only=names, **options), out)
 
 
 @main.command(help="How good are the served maps on a labelled split?")

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.clients import closed_loop
 from benchmarks.measurement import Measurement, median_ms
 from benchmarks.server import Server, running_server
 from ptsa_serve.artifact import Artifact
@@ -80,11 +81,12 @@ def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: in
     with _server(artifact, threads, PTSA_QUEUE=str(4 * clients)) as server:
         alone = [_engine_rate(engine)]
         for _ in range(rounds):
-            seconds, answers = asyncio.run(_closed_loop(server, data, clients, requests // rounds))
+            url = f"{server.url}/v1/predict?format=npz"
+            load = closed_loop(url, data, clients=clients, requests=requests // rounds)
             alone.append(_engine_rate(engine))
-            rates.append(len(answers) / seconds)
-            ratios.append(100 * rates[-1] / fmean(alone[-2:]))
-            statuses += answers
+            rates.append(load.rate)
+            ratios.append(100 * load.rate / fmean(alone[-2:]))
+            statuses += load.statuses
     engine.close()
     with _server(artifact, threads, PTSA_QUEUE="2") as server:
         overflow = asyncio.run(_burst(server, data, 24))
@@ -184,22 +186,6 @@ def _engine_rate(engine: Engine, runs: int = 10) -> float:
     for lanes in ways:  # wakes it up
         seconds(lanes)
     return runs / min(seconds(lanes) for lanes in ways)
-
-
-async def _closed_loop(server: Server, data: bytes, clients: int, requests: int) -> tuple[float, list[int]]:
-    statuses: list[int] = []
-    left = iter(range(requests))
-
-    async def one(client: httpx.AsyncClient) -> None:
-        for _ in left:
-            answer = await client.post("/v1/predict?format=npz", files={"image": data})
-            statuses.append(answer.status_code)
-
-    async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
-        await client.post("/v1/predict?format=npz", files={"image": data})
-        start = time.perf_counter()
-        await asyncio.gather(*(one(client) for _ in range(clients)))
-        return time.perf_counter() - start, statuses
 
 
 async def _burst(server: Server, data: bytes, count: int) -> list[tuple[int, float, str | None]]:

@@ -57,7 +57,8 @@ def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (np.arange(target) * 2 + 1) * source // (2 * target)
         for target, source in zip(size, values.shape[:2], strict=True)
     )
-    return values.take(rows, axis=0).take(columns, axis=1)
+    # Whole rows are copied at once: last, when there are many.
+    return values.take(columns, axis=1).take(rows, axis=0)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -41,6 +41,9 @@ _RUNTIME = Runtime(_SETTINGS)
     # BentoML labels its metrics with raw paths, so strangers can grow them without limit; ours are at /metrics.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
+    # BentoML records a span for every message of an answer, whether or not anything collects them: a fifth of what the
+    # event loop does. Whoever names an exporter for this service in BENTOML_CONFIG sets `excluded_urls: []` beside it.
+    tracing={"excluded_urls": "."},
 )
 class Service:
     """Every dense map of a photo, from one forward pass."""

@@ -5,7 +5,6 @@ alone is timed in the same rounds: one photo on all threads, and as many photos 
 each, whichever is faster; that is the best that this machine can do.
 """
 
-import asyncio
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import onnxruntime
 from tqdm import tqdm
 
+from benchmarks.clients import Load, closed_loop
 from benchmarks.measurement import Measurement
 from benchmarks.rivals.plain import GRAPH
 from benchmarks.server import running_server
@@ -43,41 +43,62 @@ RIVALS: dict[str, tuple[str, ...]] = {
 }
 
 
-def measure_rivals(artifact: Artifact, *, threads: int, clients: int, requests: int, rounds: int) -> Measurement:
-    """Each round every server gets `requests` photos from `clients` at a time."""
+def measure_rivals(
+    artifact: Artifact, *, threads: int, clients: int, requests: int, rounds: int, only: Sequence[str] = ()
+) -> Measurement:
+    """Each round every server, or each of `only`, gets `requests` photos from `clients` at a time.
+
+    Raises ValueError for an unknown name in `only`.
+    """
+    names = _chosen(only)
     photo = photo_640(artifact)
-    rates: dict[str, list[float]] = {}
-    latencies: dict[str, list[float]] = {}
+    engine: list[float] = []
+    loads: dict[str, list[Load]] = {name: [] for name in names}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "graphs"
         artifact.write_external_data(folder)
         variant = artifact.variants.choose(artifact.variants.form(), SIZE, tuple(artifact.manifest.task_table()))
         graph = folder / variant.path
         settings = {"PTSA_THREADS": str(threads), "PTSA_QUEUE": str(4 * clients), "PTSA_ENGINE": "onnxruntime"}
-        ours = stack.enter_context(running_server(**settings))
-        urls = {"ours": ours.url + OURS}
-        for name in RIVALS:
-            urls[name] = stack.enter_context(_rival(name, graph, photo)) + "/predict"
+        urls = {}
+        for name in names:
+            if name == "ours":
+                urls[name] = stack.enter_context(running_server(**settings)).url + OURS
+            else:
+                urls[name] = stack.enter_context(_rival(name, graph, photo)) + "/predict"
         best = _Best(graph, threads)
         for _ in tqdm(range(rounds), desc="rounds"):
-            rates.setdefault("engine", []).append(best.rate())
+            engine.append(best.rate())
             for name, url in urls.items():
-                seconds, times = asyncio.run(_closed_loop(url, photo, clients, requests))
-                rates.setdefault(name, []).append(requests / seconds)
-                latencies.setdefault(name, []).extend(times)
-    figures: dict[str, float | None] = {f"{name}_photos_per_second": median(found) for name, found in rates.items()}
-    for name, times in latencies.items():
-        figures |= {f"{name}_p50_ms": 1000 * median(times), f"{name}_p95_ms": 1000 * float(np.quantile(times, 0.95))}
-    for name in rates:
-        if name != "ours":
-            ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates[name], strict=True)]
-            figures[f"ours_against_{name}_ratio"] = median(ratios)
+                loads[name].append(load := closed_loop(url, photo, clients=clients, requests=requests))
+                if wrong := [status for status in load.statuses if status != 200]:
+                    raise RuntimeError(f"{name} answered {wrong[0]}")
     conditions = {"photo": "640x480 JPEG", "answer": "npz of 512x384", "threads": threads, "clients": clients}
     return Measurement(
         "Which server gives the most photos a second from the same graph?",
-        figures,
+        _figures(engine, loads),
         {**conditions, "rounds": rounds, "requests_a_round": requests},
     )
+
+
+def _chosen(only: Sequence[str]) -> list[str]:
+    known = ["ours", *RIVALS]
+    if unknown := [name for name in only if name not in known]:
+        raise ValueError(f"--only names {unknown[0]!r}; use some of {', '.join(known)}")
+    return [name for name in known if not only or name in only]
+
+
+def _figures(engine: list[float], loads: Mapping[str, list[Load]]) -> dict[str, float]:
+    rates = {"engine": engine, **{name: [load.rate for load in found] for name, found in loads.items()}}
+    figures = {f"{name}_photos_per_second": median(found) for name, found in rates.items()}
+    for name, found in loads.items():
+        times = [1000 * seconds for load in found for seconds in load.seconds]
+        figures |= {f"{name}_p50_ms": median(times), f"{name}_p95_ms": float(np.quantile(times, 0.95))}
+    for name in rates:
+        if name != "ours" and "ours" in rates:
+            ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates[name], strict=True)]
+            figures[f"ours_against_{name}_ratio"] = median(ratios)
+    return figures
 
 
 class _Best:
@@ -137,22 +158,3 @@ def _answers(url: str, photo: bytes) -> bool:
         return httpx.post(f"{url}/predict", files={"image": photo}, timeout=60).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-async def _closed_loop(url: str, photo: bytes, clients: int, requests: int) -> tuple[float, list[float]]:
-    """Seconds in all, and of each request. Raises RuntimeError for an answer that is not 200."""
-    times: list[float] = []
-    left = iter(range(requests))
-
-    async def one(client: httpx.AsyncClient) -> None:
-        for _ in left:
-            began = time.perf_counter()
-            answer = await client.post(url, files={"image": photo})
-            if answer.status_code != 200:
-                raise RuntimeError(f"{url} answered {answer.status_code}: {answer.text[:200]}")
-            times.append(time.perf_counter() - began)
-
-    async with httpx.AsyncClient(timeout=120) as client:
-        start = time.perf_counter()
-        await asyncio.gather(*(one(client) for _ in range(clients)))
-        return time.perf_counter() - start, times

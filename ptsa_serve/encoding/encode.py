@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import pydantic_core
 
 from ptsa_serve.encoding.archive import Piece, npy, pack
 from ptsa_serve.encoding.colors import blend, colorize, palette
@@ -93,7 +94,7 @@ def npz_pieces(prediction: Prediction, *, compress: bool = False, dtype: str = "
 def to_json(prediction: Prediction) -> bytes:
     """What `meta` gives, and under `maps.{task}.png` the PNG in base64."""
     maps = {name: {"png": base64.b64encode(data).decode()} for name, data in maps_png(prediction).items()}
-    return json.dumps({**meta(prediction), "maps": maps}).encode()
+    return pydantic_core.to_json({**meta(prediction), "maps": maps})
 
 
 def meta(prediction: Prediction) -> dict[str, Any]:

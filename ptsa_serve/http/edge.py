@@ -32,6 +32,7 @@ from ptsa_serve.errors import (
     UnsupportedMediaType,
 )
 from ptsa_serve.http import problems
+from ptsa_serve.http.answers import SLICE
 from ptsa_serve.http.metrics import route_of
 from ptsa_serve.http.runtime import Runtime
 from ptsa_serve.http.target import normalize
@@ -47,9 +48,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # later (urllib, aiohttp) lose the answer otherwise.
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_SECONDS = 2.0
-
-# Answers go out in slices of so many bytes, each of which the client must take within PTSA_SEND_TIMEOUT_MS.
-_SLICE = 256 * 1024
 
 # Answers of others (BentoML, Starlette) that are not problem details, by status.
 _FOREIGN: dict[int, RequestError] = {
@@ -149,9 +147,9 @@ class Edge:
 
     async def _send_body(self, exchange: _Exchange, body: bytes | memoryview, more: bool, send: Send) -> None:
         view = memoryview(body).cast("B") if body else memoryview(b"")
-        for start in range(0, max(len(view), 1), _SLICE):
-            part = bytes(view[start : start + _SLICE])
-            rest = more or start + _SLICE < len(view)
+        for start in range(0, max(len(view), 1), SLICE):
+            part = body if isinstance(body, bytes) and len(body) <= SLICE else bytes(view[start : start + SLICE])
+            rest = more or start + SLICE < len(view)
             try:
                 async with asyncio.timeout(self.runtime.settings.send_timeout_ms / 1000):
                     await send({"type": "http.response.body", "body": part, "more_body": rest})

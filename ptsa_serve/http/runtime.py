@@ -225,11 +225,13 @@ class Runtime:
 
     async def _serve(self, work: Work) -> Served:
         body = await self.hold(work.held, self.memory.bodies, work.size_hint)
-        data = await work.read()
-        prepared, lease = await while_connected(work.receive, self._decode(data, body, work))
+        return await while_connected(work.receive, self._answer(await work.read(), body, work))
+
+    async def _answer(self, data: bytes, body: Lease, work: Work) -> Served:
+        prepared, lease = await self._decode(data, body, work)
         del data
         body.release()
-        return await while_connected(work.receive, self._compute(prepared, lease, work))
+        return await self._compute(prepared, lease, work)
 
     async def _decode(self, data: bytes, body: Lease, work: Work) -> tuple[Prepared, Lease]:
         photo = await self.in_pool(lambda: self._predictor.open(data, work.deadline), body)

@@ -248,6 +248,28 @@ def test_schema_page_and_metrics_are_there(bento: Process) -> None:
     assert "bentoml_" not in metrics
 
 
+# The configuration as the worker has it when it makes the app.
+TRACED = """
+from ptsa_serve.service import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
+
+Service.inject_config()
+print(not BentoMLContainer.tracing_excluded_urls.get().url_disabled("http://127.0.0.1:3000/v1/predict"))
+"""
+EXPORTER = "services: {ptsa-serve: {tracing: {exporter_type: in_memory, sample_rate: 1.0, excluded_urls: []}}}"
+
+
+@pytest.mark.parametrize(("config", "traced"), [(None, "False"), (EXPORTER, "True")])
+def test_spans_are_made_only_for_an_exporter(environ, tmp_path: Path, config: str | None, traced: str) -> None:
+    more = {}
+    if config:
+        (tmp_path / "bentoml.yaml").write_text(config)
+        more["BENTOML_CONFIG"] = str(tmp_path / "bentoml.yaml")
+    command = [sys.executable, "-c", TRACED]
+    done = subprocess.run(command, env=environ | more, capture_output=True, text=True, check=False)
+    assert done.stdout.split()[-1:] == [traced], done.stderr
+
+
 def test_unknown_paths_do_not_grow_the_metrics(bento: Process) -> None:
     def lines() -> int:
         return len(bento.client.get("/metrics").text.splitlines())
