@@ -97,12 +97,12 @@ class Copies(Change):
         return Weights({**base, **{role: tensor.detach() for role, tensor in self._of(stream).items()}})
 
     def owners(self) -> Mapping[str, frozenset[str]]:
-        return {
-            f"copies.{i}.{role}": frozenset(group) for i, group in enumerate(self.groups) for role in self._roles(i)
-        }
+        return {f"copies.{i}.{role}": frozenset(group) for i, group in enumerate(self.groups) for role in self.roles}
 
-    def _roles(self, group: int) -> list[str]:
-        return [name for name, _ in self.copies[group].named_parameters()]
+    @property
+    def roles(self) -> list[str]:
+        """Of the tensors that are copied."""
+        return [name for name, _ in self.copies[0].named_parameters()]
 
     def _of(self, stream: Stream) -> dict[str, Tensor]:
         return dict(self.copies[self.version(stream)].named_parameters())
