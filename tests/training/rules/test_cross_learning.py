@@ -110,7 +110,7 @@ def _trained(method: str, rule: Any, steps: Any, lr: float, start: dict[str, Ten
 
 def test_without_room_it_is_joint_training_and_with_no_bound_each_by_itself(steps: Any) -> None:
     start = PTSAModel(ModelConfig("swin_test", TaskTree.shared(TASKS), "multi_task", width=8)).state_dict()
-    together = _trained("single_task", CrossLearning(eps=0), steps, 0.04, start)
+    together = _trained("single_task", CrossLearning(eps=0, every=1), steps, 0.04, start)
     joint = _trained("multi_task", WeightedSum(), steps, 0.01, start)
     name = "layers.2.blocks.1.mlp.fc1.weight"
     slot = next(slot for slot in joint.backbone.slots if name in slot.tensors.values())
@@ -121,7 +121,9 @@ def test_without_room_it_is_joint_training_and_with_no_bound_each_by_itself(step
         torch.testing.assert_close(group["weight"], joint.backbone.trunk.get_parameter(name), atol=2e-6, rtol=1e-4)
     # The tree gives way: one node a slot.
     assert {len(nodes) for nodes in fold(together).network.plan.values()} == {1}
-    apart, alone = (_trained("single_task", rule, steps, 0.04, start) for rule in (CrossLearning(None), WeightedSum()))
+    apart, alone = (
+        _trained("single_task", rule, steps, 0.04, start) for rule in (CrossLearning(None, every=1), WeightedSum())
+    )
     for name, parameter in apart.named_parameters():
         assert torch.equal(parameter, alone.get_parameter(name)), name
 

@@ -21,9 +21,9 @@ STRUCTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "adatask": [("ptsa", {}), ("multi_task", {"separate": False})],
     "connection_strength": [("ptsa", {}), ("multi_task", {})],
     "cross_learning": [
-        ("lora_per_task", {"eps": 1e-4}),
+        ("lora_per_task", {"eps": 1e-4, "every": 1}),
         (INDEPENDENT, {}),
-        ("single_task", {"eps": [None, 0.01, 1, 1]}),
+        ("single_task", {"eps": [None, 0.01, 1, 1], "every": 1}),
     ],
 }
 CASES = [
