@@ -8,6 +8,7 @@ from training.rules.adatask import AdaTask
 from training.rules.base import Rule
 from training.rules.connection_strength import ConnectionStrength
 from training.rules.cross_learning import CrossLearning
+from training.rules.pareto import Pareto
 from training.rules.weighted_sum import WeightedSum
 
 __all__ = ["RULES", "Rule", "build_rule", "rule_options"]
@@ -17,6 +18,7 @@ RULES: dict[str, type[Rule]] = {
     "adatask": AdaTask,
     "connection_strength": ConnectionStrength,
     "cross_learning": CrossLearning,
+    "pareto": Pareto,
 }
 
 

@@ -25,6 +25,7 @@ STRUCTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         (INDEPENDENT, {}),
         ("single_task", {"eps": [None, 0.01, 1, 1], "every": 1}),
     ],
+    "pareto": [("palora", {}), ("pareto", {"window": 2, "coefficient": 0})],
 }
 CASES = [
     pytest.param((rule, method, options), marks=[pytest.mark.slow] if rule == "weighted_sum" or number else [])
