@@ -13,7 +13,14 @@ from export.figures import read_figures, read_json
 from export.graphs import SIZES
 from export.lower import LowerConfig, lower_artifact
 from export.manifest import MOST_PIXELS
-from export.options import parse_batches, parse_data, parse_graph_sizes, parse_precisions, parse_sizes
+from export.options import (
+    parse_batches,
+    parse_data,
+    parse_graph_sizes,
+    parse_precisions,
+    parse_settings,
+    parse_sizes,
+)
 from export.outputs import refuse_unwritable
 from export.photos import choose_photos
 from export.plans import FLAVOURS, PlansConfig, build_plans
@@ -93,14 +100,23 @@ def main() -> None:
     type=click.FloatRange(min=1),
     help="With --branches auto: keep the smaller form if it takes at most so many times as long as the faster.",
 )
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    help="NAME=VALUE, what the checkpoint's method leaves to be chosen, like 'preference={depth: 2, normals: 1}'; "
+    "`python -m training methods` names it. May be repeated.",
+)
 @click.option("--name", default="ptsa-nano", show_default=True)
 @click.option("--version", default="1", show_default=True)
 @click.option("--metrics", type=FILE, help="JSON list of figures for the manifest.")
 @click.option("--licence", default="", help="What the manifest says about the use of weights and data.")
-def compile_command(out: Path, sizes: str, metrics: Path | None, **options) -> None:
+def compile_command(out: Path, sizes: str, metrics: Path | None, settings: tuple[str, ...], **options) -> None:
     """Write the artifact of CHECKPOINT to the folder OUT, if it passes the parity gate."""
     figures = read_figures(metrics) if metrics else ()
-    config = CompileConfig(out=out, sizes=parse_graph_sizes(sizes), metrics=figures, **options)
+    config = CompileConfig(
+        out=out, sizes=parse_graph_sizes(sizes), metrics=figures, settings=parse_settings(settings), **options
+    )
     artifact = compile_artifact(config, report=_report)
     total = sum(path.stat().st_size for path in artifact.folder.iterdir())
     click.echo(f"wrote {out}: {total / 2**20:.1f} MiB")

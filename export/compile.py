@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ class CompileConfig:
     checkpoint: written by training. out: the artifact's folder. sample: a JPEG that ships in it. photos: files or
     folders for the parity gate, of which `photo_count` are used. sizes: (H, W) of the graphs, None for one of any
     multiples of 32, up to `max_pixels`. branches: see `FORMS`; max_slowdown: with "auto", how many times as long as the
-    faster form the smaller one may take to be kept. name, version, metrics, licence: for the manifest.
+    faster form the smaller one may take to be kept. settings: of the model's method, to be set anew before it is
+    folded. name, version, metrics, licence: for the manifest.
     """
 
     checkpoint: Path
@@ -56,6 +57,7 @@ class CompileConfig:
     max_pixels: int = MOST_PIXELS
     branches: Literal["folded", "low_rank", "both", "auto"] = "folded"
     max_slowdown: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
     name: str = "ptsa-nano"
     version: str = "1"
     metrics: Sequence[dict[str, Any]] = ()
@@ -72,7 +74,7 @@ def compile_artifact(config: CompileConfig, report: Report = lambda _: None) -> 
     refuse_folder(config.out, inputs=[config.checkpoint, config.sample, *config.photos])
     photos = choose_photos(config.photos, config.photo_count)
     sample = sample_photo(config.sample)
-    model = load_checkpoint(config.checkpoint)
+    model = load_checkpoint(config.checkpoint, config.settings)
     manifest = _described(config, model, config.sizes)
     forms: dict[Branches, Folded] = {branches: fold(model, branches=branches) for branches in FORMS[config.branches]}
     made: dict[Key, Graph] = {}
@@ -98,6 +100,7 @@ def _described(config: CompileConfig, model: PTSAModel, sizes: Sequence[Size | N
         pixels=config.max_pixels,
         metrics=config.metrics,
         licence=config.licence,
+        settings=config.settings,
     )
 
 

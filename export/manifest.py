@@ -38,10 +38,12 @@ def describe(
     pixels: int = MOST_PIXELS,
     metrics: Sequence[Mapping[str, Any]] = (),
     licence: str = "",
+    settings: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """The manifest of a model, without files, parity and what only the graphs tell.
 
-    sizes: (H, W) of its graphs, None for those of any size, which take photos of up to `pixels`.
+    sizes: (H, W) of its graphs, None for those of any size, which take photos of up to `pixels`. settings: of its
+    method, that were set anew.
     Raises ExportError for a name, version, size, figure or licence that no manifest may hold.
     """
     info = read_info(checkpoint)
@@ -67,6 +69,7 @@ def describe(
                 "training": info,
                 "data": info.get("data", {}),
                 "licence": licence,
+                **({"settings": dict(settings)} if settings else {}),
             },
         )
         # As it will be written, to the last byte.

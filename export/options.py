@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from export.errors import ExportError
 from export.precision.gate import ALLOWED
@@ -10,7 +13,7 @@ from ptsa_serve.sizes import Size
 from ptsa_serve.variants import Precision
 from training.network.model import STRIDE
 
-__all__ = ["parse_batches", "parse_data", "parse_graph_sizes", "parse_precisions", "parse_sizes"]
+__all__ = ["parse_batches", "parse_data", "parse_graph_sizes", "parse_precisions", "parse_settings", "parse_sizes"]
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
@@ -47,6 +50,20 @@ def parse_precisions(text: str) -> tuple[Precision, ...]:
     )
     if found != tuple(text.split(",")) or len(set(found)) != len(found):
         raise ExportError(f"--precision is {text!r}; write some of {', '.join(ALLOWED)}, each once, by commas")
+    return found
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ("preference={depth: 1}",) as {"preference": {"depth": 1}}: values are YAML. Raises ExportError."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals) or name in found:
+            raise ExportError(f"--set is {text!r}; write each setting once, as NAME=VALUE")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ExportError(f"--set is {text!r}; {value!r} is no YAML, write it like {{depth: 1}}") from None
     return found
 
 

@@ -62,8 +62,8 @@ def verify_artifact(
 
     Raises ParityError, or the errors of reading either.
     """
-    model = load_checkpoint(checkpoint)
     artifact = Artifact.open(folder)
+    model = load_checkpoint(checkpoint, artifact.manifest.provenance.get("settings"))
     networks: dict[Branches, FoldedNetwork] = {
         form.branches: fold(model, branches=form.branches).network
         for form in artifact.variants.forms

@@ -1,6 +1,6 @@
 """A checkpoint's figures on a split: every photo once, maps at the labels' own size; no label, no figure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class EvaluateConfig:
         scale: of the input's sides, 1 = as deployed.
         square: measure as MTLoRA does: photos and labels at so many pixels a side, e.g. 448; 0 = labels at their own
             size. Figures of the two ways do not belong in one table.
+        settings: of the method, those that may be set anew in a trained model, e.g. {preference: {depth: 1}}.
         precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
     """
 
@@ -47,6 +48,7 @@ class EvaluateConfig:
     limit: int = 0
     scale: float = 1.0
     square: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Figures]]:
     """
     sets = {name: open_set(name, root, config.split) for name, root in config.data.items()}
     fabric = make_fabric(config.precision)
-    model = fabric.setup_module(load_checkpoint(config.checkpoint))
+    model = fabric.setup_module(load_checkpoint(config.checkpoint, config.settings))
     for name, data in sets.items():
         shared = shared_tasks(data.records, model.tasks)
         if not shared:

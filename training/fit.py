@@ -145,7 +145,10 @@ def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held:
     """Everything that is needed before the first step. Raises ConfigError for what several processes cannot do."""
     rule = build_rule(config.rule, config.rule_options)
     if fabric.world_size > 1 and rule.needs_task_grads:
-        raise ConfigError(f"--rule {config.rule} needs the gradients of each task, which one process has: no torchrun")
+        raise ConfigError(
+            f"--rule {config.rule} needs gradients of each task, or passes side by side, which one process has: "
+            "no torchrun"
+        )
     for name, batch in config.batches.items():
         share_of(batch, name, fabric)
     model = build(config)

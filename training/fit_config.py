@@ -57,7 +57,9 @@ class FitConfig:
         width: channels of the pyramid decoders.
         rule: what the losses of several tasks do to the weights: weighted_sum; adatask (accumulators of the optimiser a
             task, arXiv 2211.15055); connection_strength (channels have owners, whom the gradients of others do not
-            oppose, arXiv 2406.02996).
+            oppose, arXiv 2406.02996); cross_learning (tensors of each task, none far from their centre: proposes a
+            tree, arXiv 2010.12993); pareto (every preference among tasks at once, for methods with members, arXiv
+            2210.09759).
         rule_options: the rule's own, see its file.
         loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.

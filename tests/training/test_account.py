@@ -20,7 +20,7 @@ from training.errors import ConfigError
 from training.methods import METHODS
 
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
-ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora")
+ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora", "palora")
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             return tasks * backbone, 0, tasks * backbone, tasks * backbone
         case "multi_task":
             return 0, backbone, backbone, backbone
+        case "pareto":
+            return tasks * backbone, 0, backbone, backbone
         case "decoders":
             return 0, 0, backbone, backbone
         case "bitfit":
@@ -122,6 +124,8 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             return adapters, 0, deployed, deployed
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))
+    if case.method == "palora":  # a member for each task
+        return tasks * adapters, extras, folded, low_rank
     if case.method == "mtlora":
         # In each stage's last block: the trunk's factors stay, and every task has some of its own.
         of_tasks = sum(12 * case.channel(s) * 4 * tasks for s in stages if case.rank[s])
@@ -199,7 +203,7 @@ def any_case(draw: st.DrawFn) -> Case:
     method = draw(st.sampled_from(list(METHODS)))
     channels = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     heads = draw(st.integers(1, 2))
-    both = ("shared", "frozen") if method == "mtlora" else ("shared", "per_group", "frozen")
+    both = ("shared", "frozen") if method in ("mtlora", "palora") else ("shared", "per_group", "frozen")
     options = {"bitfit": {"norms": draw(st.booleans())}}
     adapted = {"norms": st.sampled_from(both), "tables": st.sampled_from(both)} | {
         "merge": st.sampled_from(("train", "lora", "frozen")),
@@ -382,7 +386,7 @@ def test_the_list_of_methods_is_the_registry(
     main()
     found = json.loads(capsys.readouterr().out)
     assert list(found) == list(METHODS)
-    assert {"kind", "source", "tree", "trains", "options", "folds"} == found["ptsa"].keys()
+    assert {"kind", "source", "tree", "trains", "options", "settings", "folds"} == found["ptsa"].keys()
     assert found["mtlora"]["options"]["task_rank"] == 4
     monkeypatch.setattr(sys, "argv", ["training", "methods"])
     main()

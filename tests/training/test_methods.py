@@ -27,6 +27,7 @@ VARIANTS = [
     ("swin_test", "mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
     ("swin_test", "taps", {"delta": "low_rank"}),
     ("pvt_test", "ptsa", {"merge": "frozen", "norms": "per_group", "rank": [1, 2, 0, 3]}),
+    ("swin_test", "palora", {"merge": "lora", "trunk": "train", "preference": {"depth": 1, "normals": 3}}),
 ]
 
 
@@ -183,6 +184,10 @@ def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
         ("ptsa", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("mtlora", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("bitfit", {"rank": 2}, "bitfit has no option 'rank'; it has norms"),
+        ("palora", {"norms": "per_group"}, "norms is 'per_group'; allowed are shared, frozen"),
+        ("pareto", {"preference": {"edges": 1}}, "preference names edges; the tasks are segmentation, depth"),
+        ("pareto", {"preference": {"depth": -1}}, "preference is {'depth': -1}; allowed are numbers from 0 on"),
+        ("palora", {"preference": {"depth": 0}}, "it must prefer some task, e.g. {segmentation: 1}"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(method: str, options: dict, message: str, tree: TaskTree) -> None:

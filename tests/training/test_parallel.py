@@ -167,7 +167,9 @@ def test_rules_that_need_gradients_of_tasks_are_refused_under_torchrun(
 
     monkeypatch.setitem(RULES, "greedy", Greedy)
     config = replace(fit_config, rule="greedy")
-    with pytest.raises(ConfigError, match="--rule greedy needs the gradients of each task, which one process has"):
+    with pytest.raises(
+        ConfigError, match="--rule greedy needs gradients of each task, or passes side by side, which one process has"
+    ):
         training.fit._prepare(config, _fabric(0, 2), {}, {})
 
 

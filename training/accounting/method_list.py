@@ -15,7 +15,7 @@ class MethodsConfig:
 
 
 def list_methods(config: MethodsConfig) -> dict[str, Any]:
-    """Every method by name: kind, source, tree, trains, options with their defaults, folds."""
+    """Every method by name: kind, source, tree, trains, options with their defaults, settings, folds."""
     return {
         name: {
             "kind": spec.kind,
@@ -23,6 +23,7 @@ def list_methods(config: MethodsConfig) -> dict[str, Any]:
             "tree": spec.tree,
             "trains": spec.trains,
             "options": method_options(name, {}),
+            "settings": list(spec.settings),
             "folds": spec.folds,
         }
         for name, spec in METHODS.items()
@@ -42,5 +43,6 @@ def _lines(name: str, row: Mapping[str, Any]) -> str:
         f"  trains   {row['trains']}",
         f"  folds    {row['folds']}",
         *([f"  options  {options}"] if options else []),
+        *([f"  settings {', '.join(row['settings'])}: may be set in a trained model"] if row["settings"] else []),
     ]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 A method's file says what is added at which slots, what is trained of the backbone, and which streams there are.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,12 +17,14 @@ from training.methods.lora import LORA, LORA_PER_TASK
 from training.methods.mtl_lora import MTL_LORA
 from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
+from training.methods.palora import PALORA
+from training.methods.pareto import PARETO
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
 from training.methods.taps import TAPS
 from training.methods.tora import TORA
 
-__all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
+__all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree", "set_anew"]
 
 METHODS: dict[str, MethodSpec] = {
     "single_task": SINGLE_TASK,
@@ -35,6 +38,8 @@ METHODS: dict[str, MethodSpec] = {
     "tora": TORA,
     "ptsa": PTSA,
     "taps": TAPS,
+    "palora": PALORA,
+    "pareto": PARETO,
 }
 
 
@@ -49,6 +54,16 @@ def build_method(name: str, backbone: Backbone, tree: TaskTree, options: dict[st
 def method_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """All options of a method as JSON, defaults filled in. Raises ConfigError for those that it does not have."""
     return asdict(_options(name, options))
+
+
+def set_anew(name: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A trained method's options with some that no tensor depends on. Raises ConfigError for any other."""
+    known = _spec(name).settings
+    if fixed := [setting for setting in settings if setting not in known]:
+        raise ConfigError(
+            f"{fixed[0]!r} of a trained {name} cannot be set; what can is {', '.join(known) if known else 'nothing'}"
+        )
+    return method_options(name, {**options, **settings})
 
 
 def method_tree(name: str, tree: TaskTree) -> TaskTree:

@@ -15,6 +15,7 @@ from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.network.layout import Layout, Stream
 from training.network.plan import Node, Plan, make_plan
+from training.network.simplex import Simplex
 from training.network.slots import Op, Slot, Weights, compute
 
 __all__ = ["Base", "Change", "Method", "MethodSpec"]
@@ -48,7 +49,8 @@ class Change(nn.Module, ABC):
 class Method(nn.Module):
     """A way to adapt a backbone to several tasks.
 
-    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name.
+    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name. simplex: the
+    preference that changes with members mix them by, where there are such.
     """
 
     def __init__(
@@ -57,9 +59,12 @@ class Method(nn.Module):
         layout: Layout,
         changes: Mapping[str, Change] | None = None,
         trained: Callable[[Slot, str], bool] = lambda slot, role: False,
+        *,
+        simplex: Simplex | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
+        self.simplex = simplex
         self.trained = frozenset(
             name for slot in backbone.slots for role, name in slot.tensors.items() if trained(slot, role)
         )
@@ -139,7 +144,8 @@ class MethodSpec:
 
     build: from backbone, tree, options and the place of the taps. options: a frozen dataclass; raises ConfigError for
     values that fit nothing. tree: the trees that the method has: one for all tasks, one a task, or any. source: where
-    it was published. trains: in words. folds: what is left of it in a compiled graph.
+    it was published. trains: in words. folds: what is left of it in a compiled graph. settings: options that no trained
+    tensor depends on, so that they may be set anew in a finished model.
     """
 
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
@@ -149,3 +155,4 @@ class MethodSpec:
     source: str
     trains: str
     folds: str
+    settings: Sequence[str] = ()

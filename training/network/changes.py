@@ -122,11 +122,13 @@ class Copies(Change):
         return {
             f"copies.{i}.{role}": frozenset(stream.tasks)
             for i, stream in enumerate(self.streams)
-            for role in self._roles(i)
+            for role in self.roles
         }
 
-    def _roles(self, group: int) -> list[str]:
-        return [name for name, _ in self.copies[group].named_parameters()]
+    @property
+    def roles(self) -> list[str]:
+        """Of the tensors that are copied."""
+        return [name for name, _ in self.copies[0].named_parameters()]
 
     def _of(self, stream: Stream) -> dict[str, Tensor]:
         return dict(self.copies[self.version(stream)].named_parameters())

@@ -6,6 +6,7 @@ Matrices are rounded to fp16 on the way in: that is how the artifact ships them,
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ptsa_serve.files import replace_file
-from training.errors import CheckpointError
+from training.errors import CheckpointError, ConfigError
+from training.methods import set_anew
 from training.network.checkpoint_v1 import upgraded_config, upgraded_tensors
 from training.network.model import ModelConfig, PTSAModel
 
@@ -64,16 +66,21 @@ def write_whole(path: Path, data: bytes) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path | str) -> PTSAModel:
+def load_checkpoint(path: Path | str, settings: Mapping[str, Any] | None = None) -> PTSAModel:
     """The model of a checkpoint, float32, in eval mode.
 
-    Raises FileNotFoundError, or CheckpointError if the file is no checkpoint or does not fit the model it describes.
+    settings: options of its method that may be set anew, see `MethodSpec`. Raises FileNotFoundError, CheckpointError if
+    the file is no checkpoint or does not fit the model it describes, ConfigError for settings that it does not have.
     """
     path = Path(path)
     config = read_config(path)
+    if settings:
+        config = replace(config, options=set_anew(config.method, config.options, settings))
     try:
         model = PTSAModel(config)
     except (KeyError, TypeError, ValueError) as error:
+        if settings and isinstance(error, ConfigError):
+            raise
         raise CheckpointError(f"{path} describes a model that cannot be built ({error}); train it again") from None
     tensors = read_tensors(path)
     if odd := misfits(model, tensors):

@@ -7,6 +7,8 @@ from training.errors import ConfigError
 from training.rules.adatask import AdaTask
 from training.rules.base import Rule
 from training.rules.connection_strength import ConnectionStrength
+from training.rules.cross_learning import CrossLearning
+from training.rules.pareto import Pareto
 from training.rules.weighted_sum import WeightedSum
 
 __all__ = ["RULES", "Rule", "build_rule", "rule_options"]
@@ -15,6 +17,8 @@ RULES: dict[str, type[Rule]] = {
     "weighted_sum": WeightedSum,
     "adatask": AdaTask,
     "connection_strength": ConnectionStrength,
+    "cross_learning": CrossLearning,
+    "pareto": Pareto,
 }
 
 
@@ -25,7 +29,10 @@ def build_rule(name: str, options: dict[str, Any]) -> Rule:
     known = inspect.signature(RULES[name]).parameters
     if unknown := [option for option in options if option not in known]:
         raise ConfigError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known) if known else 'none'}")
-    return RULES[name](**options)
+    try:
+        return RULES[name](**options)
+    except TypeError:
+        raise ConfigError(f"{name}: the options {options} hold a value of a wrong type; see the rule's file") from None
 
 
 def rule_options(name: str, options: dict[str, Any]) -> dict[str, Any]:

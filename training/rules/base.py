@@ -87,7 +87,8 @@ class Turn(Protocol):
 class Rule(Protocol):
     """Its options are the keywords of its constructor, each with a default; it raises ConfigError for wrong values."""
 
-    # Whether it calls `task_grads` or `write`, which see one process alone: such rules do not run under torchrun.
+    # Whether it calls `task_grads` or `write`, which see one process alone, or `losses` several times before it goes
+    # back: such rules do not run under torchrun.
     needs_task_grads: bool
 
     def phases(self, steps: int) -> Sequence[Phase]:

@@ -8,15 +8,24 @@ import pytest
 import torch
 
 from export.fold import fold
+from ptsa_serve.task_tree import TaskTree
 from training.fit import FitConfig, fit
 from training.network.checkpoint import load_checkpoint, read_info
 from training.rules import RULES
 
-# Rule -> the structures that it is tried on, and its options there.
+INDEPENDENT = str(TaskTree.independent(("segmentation", "depth", "normals", "saliency")))
+
+# Rule -> the structures that it is tried on, and its options there. A tree in place of ptsa: ptsa with that tree.
 STRUCTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "weighted_sum": [("ptsa", {}), ("multi_task", {})],
     "adatask": [("ptsa", {}), ("multi_task", {"separate": False})],
     "connection_strength": [("ptsa", {}), ("multi_task", {})],
+    "cross_learning": [
+        ("lora_per_task", {"eps": 1e-4, "every": 1}),
+        (INDEPENDENT, {}),
+        ("single_task", {"eps": [None, 0.01, 1, 1], "every": 1}),
+    ],
+    "pareto": [("palora", {}), ("pareto", {"window": 2, "coefficient": 0})],
 }
 CASES = [
     pytest.param((rule, method, options), marks=[pytest.mark.slow] if rule == "weighted_sum" or number else [])
@@ -34,8 +43,9 @@ def test_every_rule_is_tried() -> None:
 def config(request: pytest.FixtureRequest, fit_config: FitConfig, tmp_path: Path) -> FitConfig:
     rule, method, options = request.param
     start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
+    where = {"method": "ptsa", "tree": method} if "/" in method else {"method": method}
     return replace(
-        fit_config, rule=rule, rule_options=options, method=method, rank=None if method in WITHOUT_RANK else 2,
+        fit_config, **where, rule=rule, rule_options=options, rank=None if method in WITHOUT_RANK else 2,
         start=start, steps=2, save_every=1, batches={"nyu": 1, "ccp": 1}, accumulate=2,
     )  # fmt: skip
 
