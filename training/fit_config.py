@@ -55,7 +55,7 @@ class FitConfig:
             finds for all tasks of the data sets, first; or a tree.json that `similarity` or `export tree` wrote.
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
-        rule: what the losses do to the weights: weighted_sum.
+        rule: what the losses do to the weights: weighted_sum, or rank_shrink (adapters lose ranks they do not need).
         loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.
         batch_each: in place of `batches`: so many photos of every data set.

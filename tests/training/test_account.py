@@ -20,7 +20,8 @@ from training.errors import ConfigError
 from training.methods import METHODS
 
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
-ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora")
+ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora", "dora")
+TEETH = ("dora",)  # with weights of their own
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,14 @@ class Case:
                 return sum(r * (i + 3 * o) + g * (r * r + 3) for i, o in layers)
             case "tora":
                 return sum(r * (i + o) + 4 * r * r + 4 * g for i, o in layers)
+            case "dora":
+                return sum(r * (i + o) + o for i, o in layers)
         return g * self.factors(piece, stage)
+
+    def teeth(self, stage: int) -> tuple[int, int]:
+        """Parameters that are trained for the teeth of a stage, and those of their weights."""
+        c, r, t = self.channel(stage), self.rank[stage], len(self.channels)
+        return (t * (12 * c * r + 6 * c), t * 9 * c * c) if r else (0, 0)
 
 
 def formula(case: Case) -> Account:
@@ -123,6 +131,9 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
         of_tasks = sum(12 * case.channel(s) * 4 * tasks for s in stages if case.rank[s])
         kept = of_tasks + sum(12 * case.channel(s) * case.rank[s] for s in stages)
         return adapters + of_tasks, extras, folded + kept, low_rank + kept
+    if case.method in TEETH:
+        trained, weights = map(sum, zip(*map(case.teeth, stages), strict=True))
+        return adapters + trained, extras, folded + weights, low_rank + weights
     return adapters, extras, folded, low_rank
 
 
@@ -163,6 +174,8 @@ def adds(case: Case) -> int:
             # One dense product serves all; where decoders read behind the merging, a task's features are merged too.
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
+        if case.method in TEETH and case.teeth(stage)[0]:
+            total += n * case.teeth(stage)[1] + (tasks * merging if case.decoder == "hrnet" else 0)
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
@@ -195,7 +208,7 @@ def any_case(draw: st.DrawFn) -> Case:
     method = draw(st.sampled_from(list(METHODS)))
     channels = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     heads = draw(st.integers(1, 2))
-    both = ("shared", "frozen") if method == "mtlora" else ("shared", "per_group", "frozen")
+    both = ("shared", "frozen") if method in ("mtlora", *TEETH) else ("shared", "per_group", "frozen")
     options = {"bitfit": {"norms": draw(st.booleans())}}
     adapted = {"norms": st.sampled_from(both), "tables": st.sampled_from(both)} | {
         "merge": st.sampled_from(("train", "lora", "frozen")),

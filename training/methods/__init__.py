@@ -12,6 +12,7 @@ from training.errors import ConfigError
 from training.methods.base import Method, MethodSpec
 from training.methods.bitfit import BITFIT
 from training.methods.decoders import DECODERS_ALONE
+from training.methods.dora import DORA
 from training.methods.lora import LORA, LORA_PER_TASK
 from training.methods.mtl_lora import MTL_LORA
 from training.methods.mtlora import MTLORA
@@ -32,6 +33,7 @@ METHODS: dict[str, MethodSpec] = {
     "mtlora": MTLORA,
     "mtl_lora": MTL_LORA,
     "tora": TORA,
+    "dora": DORA,
     "ptsa": PTSA,
 }
 
