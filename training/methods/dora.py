@@ -20,7 +20,7 @@ from training.backbones.base import Backbone, Tap
 from training.methods.base import Base, Change, Method, MethodSpec
 from training.methods.comb import comb
 from training.methods.options import LowRankOptions, all_shared, ranks_of
-from training.network.changes import LowRank
+from training.network.changes import LowRank, full_precision
 from training.network.layout import Stream
 from training.network.slots import Slot, Weights
 
@@ -65,8 +65,8 @@ class Directed(LowRank):
 
     def _gain(self, weight: Tensor, number: int) -> Tensor:
         """What each output of W + scale * up down is multiplied by, (out,)."""
-        # Not in half precision, whatever the rest is in: the two norms are almost the same.
-        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        # The two norms are almost the same.
+        with torch.no_grad(), full_precision(weight):
             share = weight.norm(dim=1) / self._turned(weight, number).norm(dim=1)
         return self.length[number] * share
 

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from training.methods.base import Base, Change
 from training.network.layout import Stream
 from training.network.slots import LowRankProduct, Slot, Weights, compute
 
-__all__ = ["Copies", "LowRank", "Product", "Update", "factors", "number_of"]
+__all__ = ["Copies", "LowRank", "Product", "Update", "factors", "full_precision", "number_of"]
 
 
 def factors(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -116,7 +117,7 @@ class Update(Change):
         parts = []
         for part, stream in zip(x.unflatten(0, (len(streams), -1)), streams, strict=True):
             # Made in full precision, as it will be folded; only its product with x is in half.
-            with torch.autocast(x.device.type, enabled=False):
+            with full_precision(x):
                 weight = base["weight"] + self.update(base["weight"], self.version(stream))
             parts.append(compute(slot, {**base, "weight": weight}, part))
         return torch.cat(parts)
@@ -175,6 +176,11 @@ class Copies(Change):
             for copy in self.copies:
                 for role, tensor in copy.named_parameters():
                     tensor.copy_(base[role])
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """In which nothing on the device of `x` is computed in half precision, whatever the rest is in."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def number_of(stream: Stream, streams: Sequence[Stream]) -> int:
