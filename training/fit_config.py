@@ -59,7 +59,7 @@ class FitConfig:
             task, arXiv 2211.15055); connection_strength (channels have owners, whom the gradients of others do not
             oppose, arXiv 2406.02996); cross_learning (tensors of each task, none far from their centre: proposes a
             tree, arXiv 2010.12993); pareto (every preference among tasks at once, for methods with members, arXiv
-            2210.09759).
+            2210.09759); rank_shrink (adapters lose ranks they do not need, arXiv 2603.20403).
         rule_options: the rule's own, see its file.
         loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.

@@ -56,8 +56,9 @@ def test_graphs_are_shared_by_models_that_differ_in_values_alone() -> None:
     assert list(same.values()) == [
         ["single_task"],
         ["multi_task", "decoders", "bitfit", "lora", "ptsa 1-1-1-1"],
-        ["lora_per_task", "ptsa 4-4-4-4"],
+        ["lora_per_task", "mtl_lora", "tora", "ptsa 4-4-4-4"],
         ["mtlora"],
+        ["dora", "ditask", "sinewich"],
         ["ptsa 1-1-2-4"],
         ["ptsa 1-2-2-4"],
     ]
@@ -70,11 +71,12 @@ def test_graphs_are_shared_by_models_that_differ_in_values_alone() -> None:
 def test_random_weights_make_no_two_groups_equal(method: str) -> None:
     """Equal ones would be compiled as one, and cost too little."""
     for config in cases("swin_test", [method], decoder="pyramid", rank=2).values():
-        folded = fold(random_model(config)).network
+        model = random_model(config)
+        folded = fold(model).network
         assert sum(p.numel() for p in folded.slots.parameters()) > 0
         nodes = {name: len(found) for name, found in folded.plan.items()}
         last = nodes["layers.3.blocks.0.mlp.fc2"]
-        groups = 5 if method == "mtlora" else config.tree.counts[-1]
+        groups = config.tree.counts[-1] + (4 if model.method.layout.teeth else 0)
         assert last == groups, (method, nodes)
 
 

@@ -20,7 +20,8 @@ from training.errors import ConfigError
 from training.methods import METHODS
 
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
-ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora", "palora")
+ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora", "dora", "sinewich", "palora")
+TEETH = ("dora", "ditask", "sinewich")  # with weights of their own
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Case:
 
     def policy(self, piece: str) -> str:
         """What methods of adapters do with a piece."""
-        norms, merge = self.options.get("norms", "shared"), self.options.get("merge", "train")
+        norms, unsaid = self.options.get("norms", "shared"), "frozen" if self.method == "sinewich" else "train"
+        merge = self.options.get("merge", unsaid)
         tables, patch = self.options.get("tables", "shared"), self.options.get("patch", "train")
         match piece:
             case "weights":
@@ -76,7 +78,7 @@ class Case:
         """Inputs and outputs of every layer that is adapted there; none where the rank is 0."""
         c, block = self.channel(stage), ((1, 3), (1, 1), (1, 4), (4, 1))
         shapes = {"weights": block * self.depths[stage], "reduction": ((4, 2),)}[piece]
-        return [(c * i, c * o) for i, o in shapes] if self.rank[stage] else []
+        return [(c * i, c * o) for i, o in shapes] if self.rank[stage] or self.method == "ditask" else []
 
     def factors(self, piece: str, stage: int) -> int:
         """Parameters of one pair of factors at every layer."""
@@ -90,7 +92,21 @@ class Case:
                 return sum(r * (i + 3 * o) + g * (r * r + 3) for i, o in layers)
             case "tora":
                 return sum(r * (i + o) + 4 * r * r + 4 * g for i, o in layers)
+            case "dora":
+                return sum(r * (i + o) + o for i, o in layers)
+            case "ditask":
+                return 63 * len(layers)
+            case "sinewich":
+                return sum(r * (i + o) for i, o in layers) + (3 * (r * r + 1) if r and piece == "weights" else 0)
         return g * self.factors(piece, stage)
+
+    def teeth(self, stage: int) -> tuple[int, int]:
+        """Parameters that are trained for the teeth of a stage, and those of their weights."""
+        c, r, t = self.channel(stage), self.rank[stage], len(self.channels)
+        trained = {"dora": 12 * c * r + 6 * c, "ditask": 3 * (self.options.get("task_cells", 4) - 1), "sinewich": 3}[
+            self.method
+        ]
+        return (t * trained, t * 9 * c * c) if r or self.method == "ditask" else (0, 0)
 
 
 def formula(case: Case) -> Account:
@@ -131,6 +147,9 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
         of_tasks = sum(12 * case.channel(s) * 4 * tasks for s in stages if case.rank[s])
         kept = of_tasks + sum(12 * case.channel(s) * case.rank[s] for s in stages)
         return adapters + of_tasks, extras, folded + kept, low_rank + kept
+    if case.method in TEETH:
+        trained, weights = map(sum, zip(*map(case.teeth, stages), strict=True))
+        return adapters + trained, extras, folded + weights, low_rank + weights
     return adapters, extras, folded, low_rank
 
 
@@ -171,6 +190,8 @@ def adds(case: Case) -> int:
             # One dense product serves all; where decoders read behind the merging, a task's features are merged too.
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
+        if case.method in TEETH and case.teeth(stage)[0]:
+            total += n * case.teeth(stage)[1] + (tasks * merging if case.decoder == "hrnet" else 0)
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
@@ -203,10 +224,10 @@ def any_case(draw: st.DrawFn) -> Case:
     method = draw(st.sampled_from(list(METHODS)))
     channels = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     heads = draw(st.integers(1, 2))
-    both = ("shared", "frozen") if method in ("mtlora", "palora") else ("shared", "per_group", "frozen")
+    both = ("shared", "frozen") if method in ("mtlora", "palora", *TEETH) else ("shared", "per_group", "frozen")
     options = {"bitfit": {"norms": draw(st.booleans())}}
     adapted = {"norms": st.sampled_from(both), "tables": st.sampled_from(both)} | {
-        "merge": st.sampled_from(("train", "lora", "frozen")),
+        "merge": st.sampled_from(("train", "frozen", *(() if method == "ditask" else ("lora",)))),
         "patch": st.sampled_from(("train", "frozen")),
     }
     return Case(
@@ -220,7 +241,7 @@ def any_case(draw: st.DrawFn) -> Case:
         channels=tuple(channels),
         side=224,  # no window is padded
         decoder=draw(st.sampled_from(("hrnet", "pyramid"))),
-        options=draw(st.fixed_dictionaries(adapted)) if method in ADAPTED else options.get(method, {}),
+        options=draw(st.fixed_dictionaries(adapted)) if method in (*ADAPTED, *TEETH) else options.get(method, {}),
     )
 
 
@@ -265,6 +286,9 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("taps"), 4 * (25_878_528 + 48) + 1_946_624),
         (tiny("lora_per_task"), 8_068_154),
         (tiny("mtl_lora"), 2_452_032 + 1_599_546 + 1_946_624),
+        (tiny("ditask"), 1_602_714 + 1_946_624),
+        (tiny("ditask", task_cells=64), 1_605_594 + 1_946_624),
+        (tiny("sinewich", rank=64), 4_521_984 + 12 * 64**2 + 60 + 51_258 + 1_946_624),
         (tiny("tora", rank=32), 2_458_368 + 1_599_546 + 1_946_624),
     ],
 )

@@ -115,7 +115,7 @@ def test_gradients_that_are_not_finite_name_the_photos(config: FitConfig, monkey
     [
         ({"method": "ptsa", "rank": -1}, "rank is -1; allowed are 0"),
         ({"method": "ptsa", "options": {"merge": "melt"}}, "merge is 'melt'; allowed are train, lora, frozen"),
-        ({"method": "ptsa", "options": {"alpha": 2}}, "ptsa has no option 'alpha'; it has rank, scale"),
+        ({"method": "ptsa", "options": {"alpha": 2}}, "ptsa has no option 'alpha'; it has merge, norms"),
         ({"rank": 2}, "multi_task has no option 'rank'; it has none"),
         ({"method": "prompt"}, "'prompt' is unknown; known are single_task, multi_task"),
         ({"method": "ptsa"}, "without --start would freeze a backbone of random weights"),

@@ -13,6 +13,8 @@ from training.errors import ConfigError
 from training.methods.base import Method, MethodSpec
 from training.methods.bitfit import BITFIT
 from training.methods.decoders import DECODERS_ALONE
+from training.methods.ditask import DITASK
+from training.methods.dora import DORA
 from training.methods.lora import LORA, LORA_PER_TASK
 from training.methods.mtl_lora import MTL_LORA
 from training.methods.mtlora import MTLORA
@@ -20,6 +22,7 @@ from training.methods.multi_task import MULTI_TASK
 from training.methods.palora import PALORA
 from training.methods.pareto import PARETO
 from training.methods.ptsa import PTSA
+from training.methods.sinewich import SINEWICH
 from training.methods.single_task import SINGLE_TASK
 from training.methods.taps import TAPS
 from training.methods.tora import TORA
@@ -36,6 +39,9 @@ METHODS: dict[str, MethodSpec] = {
     "mtlora": MTLORA,
     "mtl_lora": MTL_LORA,
     "tora": TORA,
+    "dora": DORA,
+    "ditask": DITASK,
+    "sinewich": SINEWICH,
     "ptsa": PTSA,
     "taps": TAPS,
     "palora": PALORA,

@@ -151,7 +151,7 @@ class MethodSpec:
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
     options: type
     tree: Literal["shared", "independent", "any"]
-    kind: Literal["full", "partial", "low rank"]
+    kind: Literal["full", "partial", "low rank", "dense"]
     source: str
     trains: str
     folds: str

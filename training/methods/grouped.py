@@ -8,7 +8,7 @@ from ptsa_serve.task_tree import Group, TaskTree
 from training.backbones.base import Backbone, Tap
 from training.errors import ConfigError
 from training.methods.base import Change, Method
-from training.methods.options import LowRankOptions, ranks_of
+from training.methods.options import ExtraOptions, LowRankOptions, ranks_of
 from training.network.changes import Copies, LowRank
 from training.network.layout import Layout
 from training.network.slots import ADAPTED, NORMS, Slot
@@ -41,7 +41,7 @@ def grouped_by(make: Make, backbone: Backbone, tree: TaskTree, options: LowRankO
     return Method(backbone, Layout(tree, tap=tap), changes, lambda slot, role: extras(slot, options))
 
 
-def adapted(slot: Slot, options: LowRankOptions) -> bool:
+def adapted(slot: Slot, options: ExtraOptions) -> bool:
     """Whether low-rank adapters belong at a slot. Raises ConfigError where patches are merged by a convolution."""
     if slot.kind != "reduction" or options.merge != "lora":
         return slot.kind in ADAPTED
@@ -50,7 +50,7 @@ def adapted(slot: Slot, options: LowRankOptions) -> bool:
     return True
 
 
-def extras(slot: Slot, options: LowRankOptions) -> bool:
+def extras(slot: Slot, options: ExtraOptions) -> bool:
     """Whether the backbone's own tensors of a slot are trained beside the adapters."""
     match slot.kind:
         case "patch":
@@ -61,7 +61,7 @@ def extras(slot: Slot, options: LowRankOptions) -> bool:
             return _policy(slot, options) == "shared"
 
 
-def _policy(slot: Slot, options: LowRankOptions) -> str:
+def _policy(slot: Slot, options: ExtraOptions) -> str:
     if slot.kind == "table":
         return options.tables
     return options.norms if slot.kind in NORMS else "frozen"

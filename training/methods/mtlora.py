@@ -21,15 +21,13 @@ from torch import Tensor, nn
 from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.methods.base import Base, Change, Method, MethodSpec
-from training.methods.grouped import adapted, extras
-from training.methods.options import LowRankOptions, one_of, ranks_of
-from training.network.changes import LowRank, factors
-from training.network.layout import Layout, Stream
-from training.network.slots import ADAPTED, Op, Slot, compute
+from training.methods.comb import FORK, comb, lora
+from training.methods.options import LowRankOptions, all_shared, one_of, ranks_of
+from training.network.changes import factors
+from training.network.layout import Stream
+from training.network.slots import Op, Slot, compute
 
 __all__ = ["MTLORA"]
-
-FORK = "proj"
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class Options(LowRankOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("norms", self.norms, ("shared", "frozen"))
-        one_of("tables", self.tables, ("shared", "frozen"))
+        all_shared(self)
         one_of("task_rank", self.task_rank, tuple(range(1, 1025)))
 
 
@@ -88,21 +85,15 @@ class TwoInputs(Change):
 
 
 def build(backbone: Backbone, tree: TaskTree, options: Options, tap: Tap) -> Method:
-    ranks = ranks_of(options.rank, backbone)
-    changes: dict[str, Change] = {}
-    forked: set[int] = set()
-    for slot in backbone.slots:
-        rank, base = ranks[slot.stage], backbone.tensors(slot)
-        if slot.last and slot.kind == FORK:
-            forked.add(slot.stage)
-        if slot.kind in ADAPTED and slot.stage in forked and rank:
-            changes[slot.name] = TwoInputs(slot, base["weight"], tree.tasks, rank, options)
-        elif rank and adapted(slot, options):
-            changes[slot.name] = LowRank(
-                base["weight"], [tree.tasks], rank=rank, scale=options.scale, dropout=options.dropout
-            )
-    layout = Layout(tree, teeth=FORK, tap=tap)
-    return Method(backbone, layout, changes, lambda slot, role: extras(slot, options))
+    ranks, shared = ranks_of(options.rank, backbone), lora(backbone, options)
+
+    def make(slot: Slot, weight: Tensor, streams: Sequence[Stream]) -> Change | None:
+        rank = ranks[slot.stage]
+        if rank and len(streams) > 1:
+            return TwoInputs(slot, weight, tree.tasks, rank, options)
+        return shared(slot, weight, streams)
+
+    return comb(make, backbone, tree, options, tap)
 
 
 MTLORA = MethodSpec(

@@ -6,7 +6,7 @@ from typing import Literal
 from training.backbones.base import Backbone
 from training.errors import ConfigError
 
-__all__ = ["LowRankOptions", "NoOptions", "check_ranks", "one_of", "ranks_of"]
+__all__ = ["ExtraOptions", "LowRankOptions", "NoOptions", "all_shared", "check_ranks", "one_of", "ranks_of"]
 
 # MTLoRA's, as released: constant factors, not alpha / rank.
 SCALE = 4.0
@@ -19,31 +19,49 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
-class LowRankOptions:
-    """Of methods that add low-rank adapters to every linear layer of a block.
+class ExtraOptions:
+    """What of the backbone is trained beside what a method adds.
 
-    rank: of the adapters, one for all stages or one for each; 0 = none there. scale: of what they add. dropout: on
-    their input. merge: of the layers that merge patches: train them, give them adapters of the stage's rank, or leave
-    them frozen. norms, tables: of layer norms and position tables: trained as one for all groups, trained for each
-    group, or frozen. patch: whether the patch embedding is trained.
+    merge: of the layers that merge patches: train them, give them adapters of the stage's rank, or leave them frozen.
+    norms, tables: of layer norms and position tables: trained as one for all groups, trained for each group, or frozen.
+    patch: whether the patch embedding is trained.
     """
 
-    rank: int | list[int] = 16
-    scale: float = SCALE
-    dropout: float = DROPOUT
     merge: Literal["train", "lora", "frozen"] = "train"
     norms: Literal["shared", "per_group", "frozen"] = "shared"
     tables: Literal["shared", "per_group", "frozen"] = "shared"
     patch: Literal["train", "frozen"] = "train"
 
     def __post_init__(self) -> None:
-        check_ranks(self.rank)
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; allowed are 0 up to, but not, 1")
         one_of("merge", self.merge, ("train", "lora", "frozen"))
         one_of("norms", self.norms, ("shared", "per_group", "frozen"))
         one_of("tables", self.tables, ("shared", "per_group", "frozen"))
         one_of("patch", self.patch, ("train", "frozen"))
+
+
+@dataclass(frozen=True)
+class LowRankOptions(ExtraOptions):
+    """Of methods that add low-rank adapters to every linear layer of a block.
+
+    rank: of the adapters, one for all stages or one for each; 0 = none there. scale: of what they add. dropout: on
+    their input.
+    """
+
+    rank: int | list[int] = 16
+    scale: float = SCALE
+    dropout: float = DROPOUT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranks(self.rank)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; allowed are 0 up to, but not, 1")
+
+
+def all_shared(options: ExtraOptions) -> None:
+    """Raise ConfigError for tensors of the backbone's own that groups have of their own: there is one trunk."""
+    one_of("norms", options.norms, ("shared", "frozen"))
+    one_of("tables", options.tables, ("shared", "frozen"))
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

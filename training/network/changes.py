@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from training.methods.base import Base, Change
 from training.network.layout import Stream
 from training.network.slots import LowRankProduct, Slot, Weights, compute
 
-__all__ = ["Copies", "LowRank", "Product", "factors", "number_of"]
+__all__ = ["Copies", "LowRank", "Product", "Update", "factors", "full_precision", "number_of"]
 
 
 def factors(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -94,6 +95,45 @@ class LowRank(Product):
         return f"streams={self.streams}, rank={len(self.down[0])}, scale={self.scale}"
 
 
+class Update(Change):
+    """y = (W + update) x + b for each stream, where the update is made from what is learnt and from W.
+
+    streams: those that have an update, by number.
+    """
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        super().__init__()
+        self.streams = tuple(streams)
+
+    @abstractmethod
+    def update(self, weight: Tensor, number: int) -> Tensor:
+        """(out, in), computed in the type of `weight`, (out, in)."""
+
+    @abstractmethod
+    def still(self, number: int) -> bool:
+        """Whether the update is nothing but zeros, as at the start; tensors without values may say no."""
+
+    def forward(self, slot: Slot, base: Base, x: Tensor, streams: Sequence[Stream]) -> Tensor:
+        parts = []
+        for part, stream in zip(x.unflatten(0, (len(streams), -1)), streams, strict=True):
+            # Made in full precision, as it will be folded; only its product with x is in half.
+            with full_precision(x):
+                weight = base["weight"] + self.update(base["weight"], self.version(stream))
+            parts.append(compute(slot, {**base, "weight": weight}, part))
+        return torch.cat(parts)
+
+    def version(self, stream: Stream) -> int:
+        return number_of(stream, self.streams)
+
+    def effective(self, slot: Slot, base: Base, stream: Stream) -> Weights:
+        number, weight = self.version(stream), base["weight"]
+        if self.still(number):
+            return Weights(base)
+        with torch.no_grad():
+            wide = weight.detach().double()
+            return Weights({**base, "weight": (wide + self.update(wide, number)).to(weight.dtype)})
+
+
 class Copies(Change):
     """Tensors of its own for every group, which start as the backbone's.
 
@@ -138,6 +178,11 @@ class Copies(Change):
             for copy in self.copies:
                 for role, tensor in copy.named_parameters():
                     tensor.copy_(base[role])
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """In which nothing on the device of `x` is computed in half precision, whatever the rest is in."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def number_of(stream: Stream, streams: Sequence[Stream]) -> int:

@@ -21,7 +21,11 @@ Row = tuple[float, ...]  # parts of the groups in a mixture
 
 def is_apart(change: Change | None) -> bool:
     """Whether each of several tasks has tensors of its own here, of a kind that `mix` knows."""
-    return isinstance(change, LowRank | Copies) and len(change.groups) > 1 and all(len(g) == 1 for g in change.groups)
+    return (
+        isinstance(change, LowRank | Copies)
+        and len(change.streams) > 1
+        and all(len(stream.tasks) == 1 for stream in change.streams)
+    )
 
 
 @torch.no_grad()
@@ -32,7 +36,7 @@ def inner_products(change: Change, base: Base) -> Tensor:
         down = torch.cat(list(change.down)).double()
         # <B A, D C> = trace(A' B' D C) is a sum over small products alone.
         products = (up.T @ up) * (down @ down.T)
-        groups = len(change.groups)
+        groups = len(change.streams)
         return change.scale**2 * products.view(groups, products.shape[0] // groups, groups, -1).sum((1, 3))
     assert isinstance(change, Copies)
     total = torch.zeros(())

@@ -9,6 +9,7 @@ from training.rules.base import Rule
 from training.rules.connection_strength import ConnectionStrength
 from training.rules.cross_learning import CrossLearning
 from training.rules.pareto import Pareto
+from training.rules.rank_shrink import RankShrink
 from training.rules.weighted_sum import WeightedSum
 
 __all__ = ["RULES", "Rule", "build_rule", "rule_options"]
@@ -19,6 +20,7 @@ RULES: dict[str, type[Rule]] = {
     "connection_strength": ConnectionStrength,
     "cross_learning": CrossLearning,
     "pareto": Pareto,
+    "rank_shrink": RankShrink,
 }
 
 
