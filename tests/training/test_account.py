@@ -101,6 +101,8 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             pieces = [(name, n) for s in stages for name, n in case.pieces(s).items() if name in names]
             biases = case.width + sum(n if name == "biases" else n // 2 for name, n in pieces)
             return 0, biases, backbone, backbone
+        case "polyhistor" | "polyhistor_lite":
+            return generated(case, backbone)
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))
     if case.method == "mtlora":
@@ -109,6 +111,18 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
         kept = of_tasks + sum(12 * case.channel(s) * case.rank[s] for s in stages)
         return adapters + of_tasks, extras, folded + kept, low_rank + kept
     return adapters, extras, folded, low_rank
+
+
+def generated(case: Case, backbone: int) -> tuple[int, int, int, int]:
+    """Polyhistor's generators make two matrices for each task, behind each half of a block."""
+    tasks, kb, both = len(case.channels), 32 * 8, [2 * d for d in case.depths]
+    lite = case.method == "polyhistor_lite"
+    widths = [case.channel(s) for s in range(len(both))]
+    generators = [2 * kb * (c + c // 4) for c in widths]
+    adapters = 32 * tasks + (generators[0] if lite else sum(n * g for n, g in zip(both, generators, strict=True)))
+    adapters += sum(n * 2 * 4**s for s, n in enumerate(both)) if lite else 0
+    deployed = backbone + tasks * sum(n * 2 * c * (c // 4) for n, c in zip(both, widths, strict=True))
+    return adapters, 0, deployed, deployed
 
 
 def grouped(case: Case, stage: int, piece: str, numel: int) -> tuple[int, int, int, int]:
@@ -147,6 +161,10 @@ def adds(case: Case) -> int:
             # One dense product serves all; where decoders read behind the merging, a task's features are merged too.
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
+        if case.method.startswith("polyhistor"):
+            total += tasks * 2 * depth * 2 * n * c * (c // 4)
+            # All is one up to the first adapter, behind the first attention.
+            total -= (tasks - 1) * (4 * n * c * c + 2 * n * 49 * c) if stage == 0 else 0
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
@@ -239,6 +257,9 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("bitfit", norms=False), 39_840 + 1_946_624),
         (tiny("lora"), 4_676_666),
         (tiny("lora_per_task"), 8_068_154),
+        # As reconstructed: 2 k b (n + C_1) + T k + 2 * 468, and 2 k b (1 + 1 / 4) * 2 * 4,416 + T k.
+        (tiny("polyhistor_lite"), 61_440 + 128 + 936 + 1_946_624),
+        (tiny("polyhistor"), 5_652_480 + 128 + 1_946_624),
     ],
 )
 def test_closed_forms_give_the_counts_of_the_literature(case: Case, trainable: int) -> None:

@@ -15,6 +15,7 @@ from training.methods.decoders import DECODERS_ALONE
 from training.methods.lora import LORA, LORA_PER_TASK
 from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
+from training.methods.polyhistor import POLYHISTOR, POLYHISTOR_LITE
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
 
@@ -29,6 +30,8 @@ METHODS: dict[str, MethodSpec] = {
     "lora_per_task": LORA_PER_TASK,
     "mtlora": MTLORA,
     "ptsa": PTSA,
+    "polyhistor": POLYHISTOR,
+    "polyhistor_lite": POLYHISTOR_LITE,
 }
 
 

@@ -17,7 +17,7 @@ from training.network.layout import Layout, Stream
 from training.network.plan import Node, Plan, make_plan
 from training.network.slots import Op, Slot, Weights, compute
 
-__all__ = ["Base", "Change", "Method", "MethodSpec"]
+__all__ = ["Base", "Change", "Common", "Method", "MethodSpec"]
 
 Base = Mapping[str, Tensor]  # the backbone's own tensors of a slot, by role
 
@@ -45,10 +45,19 @@ class Change(nn.Module, ABC):
         """The tasks that reach each of this change's parameters, by its name here."""
 
 
+class Common(nn.Module, ABC):
+    """Parameters that changes at several slots read: the method's, which a change refers to but does not hold."""
+
+    @abstractmethod
+    def owners(self) -> Mapping[str, frozenset[str]]:
+        """The tasks that reach each parameter, by its name here."""
+
+
 class Method(nn.Module):
     """A way to adapt a backbone to several tasks.
 
-    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name.
+    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name. common: what
+    changes share.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class Method(nn.Module):
         layout: Layout,
         changes: Mapping[str, Change] | None = None,
         trained: Callable[[Slot, str], bool] = lambda slot, role: False,
+        common: Common | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -65,6 +75,7 @@ class Method(nn.Module):
         )
         # A module's name holds no dots, a slot's does.
         self.changes = nn.ModuleDict({_key(name): change for name, change in (changes or {}).items()})
+        self.common = common
         # Not a submodule: the backbone is the model's, beside the method.
         self._backbone = [backbone]
 
@@ -113,11 +124,9 @@ class Method(nn.Module):
 
     def owners(self) -> dict[str, frozenset[str]]:
         """The tasks that reach each of this method's own parameters, by its name here."""
-        return {
-            f"changes.{key}.{name}": tasks
-            for key, change in self.changes.items()
-            for name, tasks in change.owners().items()  # pyright: ignore[reportCallIssue]
-        }
+        parts: list[tuple[str, Any]] = [(f"changes.{key}", change) for key, change in self.changes.items()]
+        parts += [] if self.common is None else [("common", self.common)]
+        return {f"{key}.{name}": tasks for key, part in parts for name, tasks in part.owners().items()}
 
 
 def _key(name: str) -> str:

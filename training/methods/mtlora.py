@@ -22,7 +22,7 @@ from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.methods.base import Base, Change, Method, MethodSpec
 from training.methods.grouped import adapted, extras
-from training.methods.options import LowRankOptions, one_of, ranks_of
+from training.methods.options import LowRankOptions, one_of, ranks_of, whole_number
 from training.network.changes import LowRank, factors
 from training.network.layout import Layout, Stream
 from training.network.slots import ADAPTED, Op, Slot, compute
@@ -42,7 +42,7 @@ class Options(LowRankOptions):
         super().__post_init__()
         one_of("norms", self.norms, ("shared", "frozen"))
         one_of("tables", self.tables, ("shared", "frozen"))
-        one_of("task_rank", self.task_rank, tuple(range(1, 1025)))
+        whole_number("task_rank", self.task_rank)
 
 
 class TwoInputs(Change):

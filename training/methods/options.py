@@ -6,7 +6,7 @@ from typing import Literal
 from training.backbones.base import Backbone
 from training.errors import ConfigError
 
-__all__ = ["LowRankOptions", "NoOptions", "one_of", "ranks_of"]
+__all__ = ["LowRankOptions", "NoOptions", "one_of", "ranks_of", "whole_number"]
 
 # MTLoRA's, as released: constant factors, not alpha / rank.
 SCALE = 4.0
@@ -52,6 +52,12 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ConfigError for a value that is not allowed."""
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(str, allowed))}")
+
+
+def whole_number(name: str, value: object, *, most: int = 1024) -> None:
+    """Raise ConfigError for what is no whole number from 1 to `most`."""
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{name} is {value!r}; allowed are whole numbers from 1 to {most}")
 
 
 def ranks_of(rank: int | list[int], backbone: Backbone) -> list[int]:
