@@ -103,6 +103,13 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             return 0, biases, backbone, backbone
         case "polyhistor" | "polyhistor_lite":
             return generated(case, backbone)
+        case "vmt" | "vmt_lite":
+            shapes = [(d, case.channel(s), case.channel(s) // 4) for s, d in enumerate(case.depths)]
+            tied = case.method == "vmt_lite"
+            adapters = sum(d * (c * n + n + c) + 2 * n * tasks + d * (c if tied else c * n) for d, c, n in shapes)
+            # Where tasks read, each has an up-projection and a bias, and so has the trunk.
+            deployed = backbone + sum(d * (2 * c * n + n) + c + tasks * (c * n + c) for d, c, n in shapes)
+            return adapters, 0, deployed, deployed
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))
     if case.method == "mtlora":
@@ -161,6 +168,8 @@ def adds(case: Case) -> int:
             # One dense product serves all; where decoders read behind the merging, a task's features are merged too.
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
+        if case.method.startswith("vmt"):
+            total += n * c * (c // 4) * (2 * depth + tasks) + (tasks * merging if case.decoder == "hrnet" else 0)
         if case.method.startswith("polyhistor"):
             total += tasks * 2 * depth * 2 * n * c * (c // 4)
             # All is one up to the first adapter, behind the first attention.
@@ -260,6 +269,9 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         # As reconstructed: 2 k b (n + C_1) + T k + 2 * 468, and 2 k b (1 + 1 / 4) * 2 * 4,416 + T k.
         (tiny("polyhistor_lite"), 61_440 + 128 + 936 + 1_946_624),
         (tiny("polyhistor"), 5_652_480 + 128 + 1_946_624),
+        # As reconstructed, n = C / 4: 1 % of four Swin-T; reading in all blocks would make it 1,092,624.
+        (tiny("vmt"), 1_092_624 - 2 * 4 * (1_104 - 360) + 1_946_624),
+        (tiny("vmt_lite"), 1_086_672 - 539_136 + 4_416 + 1_946_624),
     ],
 )
 def test_closed_forms_give_the_counts_of_the_literature(case: Case, trainable: int) -> None:

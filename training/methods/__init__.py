@@ -18,6 +18,7 @@ from training.methods.multi_task import MULTI_TASK
 from training.methods.polyhistor import POLYHISTOR, POLYHISTOR_LITE
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
+from training.methods.vmt import VMT, VMT_LITE
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
 
@@ -32,6 +33,8 @@ METHODS: dict[str, MethodSpec] = {
     "ptsa": PTSA,
     "polyhistor": POLYHISTOR,
     "polyhistor_lite": POLYHISTOR_LITE,
+    "vmt": VMT,
+    "vmt_lite": VMT_LITE,
 }
 
 

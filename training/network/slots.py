@@ -48,8 +48,8 @@ class Slot:
 
     stage: counted from 0; patch embedding belongs to the first, merging to the stage that it ends. block: None outside
     of blocks. last: whether it lies in the last block of its stage, or behind it. tensors: role ("weight", "bias",
-    "table") -> parameter of the backbone. attributes: of the operation: stride, padding and groups of a convolution,
-    eps of a norm, window of a table.
+    "table") -> parameter of the backbone. attributes: of the operation: stride and padding of a convolution, eps of a
+    norm, window of a table.
     """
 
     name: str
@@ -117,7 +117,10 @@ def compute(slot: Slot, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
             weight = tensors["weight"]
             return F.layer_norm(x, weight.shape, weight, tensors["bias"], slot.attributes["eps"])
         case "conv":
-            return F.conv2d(x, tensors["weight"], tensors.get("bias"), **slot.attributes)
+            weight = tensors["weight"]
+            # A change may have made a depthwise convolution wider.
+            groups = x.shape[1] // weight.shape[1]
+            return F.conv2d(x, weight, tensors.get("bias"), groups=groups, **slot.attributes)
         case "position_bias":
             # Of a table, or finished before.
             finished = tensors.get("position_bias")

@@ -42,7 +42,7 @@ def test_stretched_it_is_the_kronecker_product_of_kernel_and_template(share: boo
         torch.testing.assert_close(found, part + F.gelu(part @ down.T) @ up.T)
 
 
-def test_kernels_begin_as_identities_and_have_a_gradient_from_the_second_step_on() -> None:
+def test_an_adapter_begins_as_nothing_and_has_a_gradient() -> None:
     chosen = LiteOptions(code=5, inner=3, ratio=2)
     common = Codes(("a",), 6, chosen)
     change = Generated(common, 12, chosen)
