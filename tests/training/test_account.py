@@ -110,6 +110,14 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             # Where tasks read, each has an up-projection and a bias, and so has the trunk.
             deployed = backbone + sum(d * (2 * c * n + n) + c + tasks * (c * n + c) for d, c, n in shapes)
             return adapters, 0, deployed, deployed
+        case "adapt_finetune" | "lv_adapter":
+            widths, inner = [case.channel(s) for s in stages], 4 * 64
+            shared = sum(2 * c * (c // 4) + 9 * (c // 4) ** 2 for c in widths)
+            if case.method == "adapt_finetune":
+                return shared, backbone, backbone + shared, backbone + shared
+            own = 16 * 512 + sum(2 * c * inner + 2 * 512 * inner + 1 for c in widths)
+            deployed = backbone + shared + tasks * sum(2 * c * 4 * 16 for c in widths)
+            return shared + tasks * own, backbone, deployed, deployed
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))
     if case.method == "mtlora":
@@ -170,6 +178,10 @@ def adds(case: Case) -> int:
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
         if case.method.startswith("vmt"):
             total += n * c * (c // 4) * (2 * depth + tasks) + (tasks * merging if case.decoder == "hrnet" else 0)
+        if case.method in ("adapt_finetune", "lv_adapter"):
+            own = tasks if case.method == "lv_adapter" else 0
+            total += n * (2 * c * (c // 4) + 9 * (c // 4) ** 2) + own * n * 2 * c * 4 * 16
+            total += max(1, own) * merging if case.decoder == "hrnet" else 0
         if case.method.startswith("polyhistor"):
             total += tasks * 2 * depth * 2 * n * c * (c // 4)
             # All is one up to the first adapter, behind the first attention.
@@ -272,6 +284,8 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         # As reconstructed, n = C / 4: 1 % of four Swin-T; reading in all blocks would make it 1,092,624.
         (tiny("vmt"), 1_092_624 - 2 * 4 * (1_104 - 360) + 1_946_624),
         (tiny("vmt_lite"), 1_086_672 - 539_136 + 4_416 + 1_946_624),
+        (tiny("adapt_finetune"), 832_320 + 27_517_818 + 1_946_624),
+        (tiny("lv_adapter"), 832_320 + 4 * (2 * 1_440 * 256 + 4 * 2 * 512 * 256 + 4 + 8_192) + 27_517_818 + 1_946_624),
     ],
 )
 def test_closed_forms_give_the_counts_of_the_literature(case: Case, trainable: int) -> None:

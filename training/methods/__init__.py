@@ -9,6 +9,7 @@ from typing import Any
 from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.errors import ConfigError
+from training.methods.adapt_finetune import ADAPT_FINETUNE, LV_ADAPTER
 from training.methods.base import Method, MethodSpec
 from training.methods.bitfit import BITFIT
 from training.methods.decoders import DECODERS_ALONE
@@ -35,6 +36,8 @@ METHODS: dict[str, MethodSpec] = {
     "polyhistor_lite": POLYHISTOR_LITE,
     "vmt": VMT,
     "vmt_lite": VMT_LITE,
+    "adapt_finetune": ADAPT_FINETUNE,
+    "lv_adapter": LV_ADAPTER,
 }
 
 

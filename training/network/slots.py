@@ -29,15 +29,15 @@ __all__ = [
 
 SlotKind = Literal[
     "patch", "patch_norm", "norm", "qkv", "q", "kv", "spatial_reduction", "spatial_norm", "table", "proj", "fc1",
-    "depthwise", "fc2", "merge_norm", "reduction", "stage_norm", "after_attn", "after_mlp", "tap",
+    "depthwise", "fc2", "merge_norm", "reduction", "stage_norm", "after_attn", "after_mlp", "tap", "after_tap",
 ]  # fmt: skip
 
 # Where low-rank adapters sit: every linear layer of a block (MTLoRA, arXiv 2403.20320; PVTv2 has q and kv for qkv).
 ADAPTED: frozenset[SlotKind] = frozenset({"qkv", "q", "kv", "proj", "fc1", "fc2"})
 NORMS: frozenset[SlotKind] = frozenset({"patch_norm", "norm", "spatial_norm", "merge_norm", "stage_norm"})
 # Where the backbone does nothing: behind the two halves of a block, before they are added to what they read, and behind
-# a stage's last layer, before decoders read it.
-PLACES: frozenset[SlotKind] = frozenset({"after_attn", "after_mlp", "tap"})
+# a stage's last layer, before decoders read it: two in a row, so that of two changes the first may be one for all.
+PLACES: frozenset[SlotKind] = frozenset({"after_attn", "after_mlp", "tap", "after_tap"})
 # Between two stages, behind what decoders read as the stage.
 MERGING: frozenset[SlotKind] = frozenset({"merge_norm", "reduction"})
 
