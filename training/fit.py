@@ -112,6 +112,7 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
             weights=run.settings["loss_weights"],
             save=partial(_save, run),
             validate=partial(_validate, run) if run.validation else None,
+            phases=cast(PTSAModel, run.optimisation.module).method.phases,
         )
         train(run.optimisation, run.rule, _plan(config), work)
     result = config.out / RESULT

@@ -138,6 +138,23 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             linears = sum(case.pieces(s)["weights"] for s in stages)
             adapters, deployed = tasks * (linears + 4 * sum(case.depths)), backbone + (tasks - 1) * linears
             return adapters, 0, deployed, deployed
+        case "polyhistor" | "polyhistor_lite":
+            return generated(case, backbone)
+        case "vmt" | "vmt_lite":
+            shapes = [(d, case.channel(s), case.channel(s) // 4) for s, d in enumerate(case.depths)]
+            tied = case.method == "vmt_lite"
+            adapters = sum(d * (c * n + n + c) + 2 * n * tasks + d * (c if tied else c * n) for d, c, n in shapes)
+            # Where tasks read, each has an up-projection and a bias, and so has the trunk.
+            deployed = backbone + sum(d * (2 * c * n + n) + c + tasks * (c * n + c) for d, c, n in shapes)
+            return adapters, 0, deployed, deployed
+        case "adapt_finetune" | "lv_adapter":
+            widths, inner = [case.channel(s) for s in stages], 4 * 64
+            shared = sum(2 * c * (c // 4) + 9 * (c // 4) ** 2 for c in widths)
+            if case.method == "adapt_finetune":
+                return shared, backbone, backbone + shared, backbone + shared
+            own = 16 * 512 + sum(2 * c * inner + 2 * 512 * inner + 1 for c in widths)
+            deployed = backbone + shared + tasks * sum(2 * c * 4 * 16 for c in widths)
+            return shared + tasks * own, backbone, deployed, deployed
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))
     if case.method == "palora":  # a member for each task
@@ -151,6 +168,18 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
         trained, weights = map(sum, zip(*map(case.teeth, stages), strict=True))
         return adapters + trained, extras, folded + weights, low_rank + weights
     return adapters, extras, folded, low_rank
+
+
+def generated(case: Case, backbone: int) -> tuple[int, int, int, int]:
+    """Polyhistor's generators make two matrices for each task, behind each half of a block."""
+    tasks, kb, both = len(case.channels), 32 * 8, [2 * d for d in case.depths]
+    lite = case.method == "polyhistor_lite"
+    widths = [case.channel(s) for s in range(len(both))]
+    generators = [2 * kb * (c + c // 4) for c in widths]
+    adapters = 32 * tasks + (generators[0] if lite else sum(n * g for n, g in zip(both, generators, strict=True)))
+    adapters += sum(n * 2 * 4**s for s, n in enumerate(both)) if lite else 0
+    deployed = backbone + tasks * sum(n * 2 * c * (c // 4) for n, c in zip(both, widths, strict=True))
+    return adapters, 0, deployed, deployed
 
 
 def grouped(case: Case, stage: int, piece: str, numel: int) -> tuple[int, int, int, int]:
@@ -192,6 +221,16 @@ def adds(case: Case) -> int:
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
         if case.method in TEETH and case.teeth(stage)[0]:
             total += n * case.teeth(stage)[1] + (tasks * merging if case.decoder == "hrnet" else 0)
+        if case.method.startswith("vmt"):
+            total += n * c * (c // 4) * (2 * depth + tasks) + (tasks * merging if case.decoder == "hrnet" else 0)
+        if case.method in ("adapt_finetune", "lv_adapter"):
+            own = tasks if case.method == "lv_adapter" else 0
+            total += n * (2 * c * (c // 4) + 9 * (c // 4) ** 2) + own * n * 2 * c * 4 * 16
+            total += max(1, own) * merging if case.decoder == "hrnet" else 0
+        if case.method.startswith("polyhistor"):
+            total += tasks * 2 * depth * 2 * n * c * (c // 4)
+            # All is one up to the first adapter, behind the first attention.
+            total -= (tasks - 1) * (4 * n * c * c + 2 * n * 49 * c) if stage == 0 else 0
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
@@ -290,6 +329,14 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("ditask", task_cells=64), 1_605_594 + 1_946_624),
         (tiny("sinewich", rank=64), 4_521_984 + 12 * 64**2 + 60 + 51_258 + 1_946_624),
         (tiny("tora", rank=32), 2_458_368 + 1_599_546 + 1_946_624),
+        # As reconstructed: 2 k b (n + C_1) + T k + 2 * 468, and 2 k b (1 + 1 / 4) * 2 * 4,416 + T k.
+        (tiny("polyhistor_lite"), 61_440 + 128 + 936 + 1_946_624),
+        (tiny("polyhistor"), 5_652_480 + 128 + 1_946_624),
+        # As reconstructed, n = C / 4: 1 % of four Swin-T; reading in all blocks would make it 1,092,624.
+        (tiny("vmt"), 1_092_624 - 2 * 4 * (1_104 - 360) + 1_946_624),
+        (tiny("vmt_lite"), 1_086_672 - 539_136 + 4_416 + 1_946_624),
+        (tiny("adapt_finetune"), 832_320 + 27_517_818 + 1_946_624),
+        (tiny("lv_adapter"), 832_320 + 4 * (2 * 1_440 * 256 + 4 * 2 * 512 * 256 + 4 + 8_192) + 27_517_818 + 1_946_624),
     ],
 )
 def test_closed_forms_give_the_counts_of_the_literature(case: Case, trainable: int) -> None:

@@ -131,7 +131,7 @@ def norm_slot(path: str, kind: SlotKind, module: nn.LayerNorm, **where: Any) -> 
 
 
 def conv_slot(path: str, kind: SlotKind, module: nn.Conv2d, **where: Any) -> Slot:
-    attributes = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
+    attributes = {"stride": module.stride, "padding": module.padding}
     return Slot(path, kind, "conv", tensors=_tensors(path, module), attributes=attributes, **where)
 
 

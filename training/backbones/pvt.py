@@ -43,6 +43,7 @@ class PVT(Backbone):
                 x = self._block(x, flow, stage, block, drop_path)
             x = flow.slot(self._at[f"stages.{stage}.norm"], x)
             x = flow.slot(self._at[f"stages.{stage}.tap"], x)
+            x = flow.slot(self._at[f"stages.{stage}.after_tap"], x)
             flow.tap("stage", stage, x)
             if stage + 1 < len(self._drops):
                 x = self._embed(f"stages.{stage + 1}.downsample", flow.each(_planes, x), flow)
@@ -93,6 +94,7 @@ def _slots(trunk: Any) -> Iterator[Slot]:
             yield from _block_slots(f"stages.{stage}.blocks.{number}", block, where)
         yield norm_slot(f"stages.{stage}.norm", "stage_norm", module.norm, stage=stage)
         yield place_slot(f"stages.{stage}.tap", "tap", stage=stage, last=True)
+        yield place_slot(f"stages.{stage}.after_tap", "after_tap", stage=stage, last=True)
 
 
 def _block_slots(path: str, block: Any, where: dict[str, Any]) -> Iterator[Slot]:

@@ -61,6 +61,7 @@ class Swin(Backbone):
                 x = self._block(x, flow, stage, block, size, drop_path)
             size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
             x = flow.slot(self._at[f"layers.{stage}.tap"], x)
+            x = flow.slot(self._at[f"layers.{stage}.after_tap"], x)
             flow.tap("stage", stage, x)
             if stage + 1 < len(self._drops):
                 merging = f"layers.{stage + 1}.downsample"
@@ -124,6 +125,7 @@ def _slots(trunk: Any) -> Iterator[Slot]:
             yield linear_slot(f"{path}.mlp.fc2", "fc2", block.mlp.fc2, **where)
             yield place_slot(f"{path}.mlp.out", "after_mlp", **where)
         yield place_slot(f"layers.{stage}.tap", "tap", stage=stage, last=True)
+        yield place_slot(f"layers.{stage}.after_tap", "after_tap", stage=stage, last=True)
 
 
 def _resized(table: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.errors import ConfigError
+from training.methods.adapt_finetune import ADAPT_FINETUNE, LV_ADAPTER
 from training.methods.base import Method, MethodSpec
 from training.methods.bitfit import BITFIT
 from training.methods.decoders import DECODERS_ALONE
@@ -21,11 +22,13 @@ from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
 from training.methods.palora import PALORA
 from training.methods.pareto import PARETO
+from training.methods.polyhistor import POLYHISTOR, POLYHISTOR_LITE
 from training.methods.ptsa import PTSA
 from training.methods.sinewich import SINEWICH
 from training.methods.single_task import SINGLE_TASK
 from training.methods.taps import TAPS
 from training.methods.tora import TORA
+from training.methods.vmt import VMT, VMT_LITE
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree", "set_anew"]
 
@@ -46,6 +49,12 @@ METHODS: dict[str, MethodSpec] = {
     "taps": TAPS,
     "palora": PALORA,
     "pareto": PARETO,
+    "polyhistor": POLYHISTOR,
+    "polyhistor_lite": POLYHISTOR_LITE,
+    "vmt": VMT,
+    "vmt_lite": VMT_LITE,
+    "adapt_finetune": ADAPT_FINETUNE,
+    "lv_adapter": LV_ADAPTER,
 }
 
 

@@ -17,8 +17,9 @@ from training.network.layout import Layout, Stream
 from training.network.plan import Node, Plan, make_plan
 from training.network.simplex import Simplex
 from training.network.slots import Op, Slot, Weights, compute
+from training.rules.base import Phase
 
-__all__ = ["Base", "Change", "Method", "MethodSpec"]
+__all__ = ["Base", "Change", "Common", "Method", "MethodSpec"]
 
 Base = Mapping[str, Tensor]  # the backbone's own tensors of a slot, by role
 
@@ -46,11 +47,19 @@ class Change(nn.Module, ABC):
         """The tasks that reach each of this change's parameters, by its name here."""
 
 
+class Common(nn.Module, ABC):
+    """Parameters that changes at several slots read: the method's, which a change refers to but does not hold."""
+
+    @abstractmethod
+    def owners(self) -> Mapping[str, frozenset[str]]:
+        """The tasks that reach each parameter, by its name here."""
+
+
 class Method(nn.Module):
     """A way to adapt a backbone to several tasks.
 
-    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name. simplex: the
-    preference that changes with members mix them by, where there are such.
+    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name. common: what
+    changes share. simplex: the preference that changes with members mix them by, where there are such.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Method(nn.Module):
         changes: Mapping[str, Change] | None = None,
         trained: Callable[[Slot, str], bool] = lambda slot, role: False,
         *,
+        common: Common | None = None,
         simplex: Simplex | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +80,7 @@ class Method(nn.Module):
         )
         # A module's name holds no dots, a slot's does.
         self.changes = nn.ModuleDict({_key(name): change for name, change in (changes or {}).items()})
+        self.common = common
         # Not a submodule: the backbone is the model's, beside the method.
         self._backbone = [backbone]
 
@@ -125,13 +136,15 @@ class Method(nn.Module):
         """What a step adds to the loss of a task, whatever the rule; progress: the part of the run that is done."""
         return {}
 
+    def phases(self, steps: int) -> Sequence[Phase]:
+        """What a run of `steps` steps consists of, whatever the rule; their steps add up to it."""
+        return [Phase("train", steps)]
+
     def owners(self) -> dict[str, frozenset[str]]:
         """The tasks that reach each of this method's own parameters, by its name here."""
-        return {
-            f"changes.{key}.{name}": tasks
-            for key, change in self.changes.items()
-            for name, tasks in change.owners().items()  # pyright: ignore[reportCallIssue]
-        }
+        parts: list[tuple[str, Any]] = [(f"changes.{key}", change) for key, change in self.changes.items()]
+        parts += [] if self.common is None else [("common", self.common)]
+        return {f"{key}.{name}": tasks for key, part in parts for name, tasks in part.owners().items()}
 
 
 def _key(name: str) -> str:
@@ -151,7 +164,7 @@ class MethodSpec:
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
     options: type
     tree: Literal["shared", "independent", "any"]
-    kind: Literal["full", "partial", "low rank", "dense"]
+    kind: Literal["full", "partial", "low rank", "dense", "adapters"]
     source: str
     trains: str
     folds: str

@@ -22,7 +22,7 @@ from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.methods.base import Base, Change, Method, MethodSpec
 from training.methods.comb import FORK, comb, lora
-from training.methods.options import LowRankOptions, all_shared, one_of, ranks_of
+from training.methods.options import LowRankOptions, all_shared, ranks_of, whole_number
 from training.network.changes import factors
 from training.network.layout import Stream
 from training.network.slots import Op, Slot, compute
@@ -39,7 +39,7 @@ class Options(LowRankOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         all_shared(self)
-        one_of("task_rank", self.task_rank, tuple(range(1, 1025)))
+        whole_number("task_rank", self.task_rank)
 
 
 class TwoInputs(Change):

@@ -6,7 +6,16 @@ from typing import Literal
 from training.backbones.base import Backbone
 from training.errors import ConfigError
 
-__all__ = ["ExtraOptions", "LowRankOptions", "NoOptions", "all_shared", "check_ranks", "one_of", "ranks_of"]
+__all__ = [
+    "ExtraOptions",
+    "LowRankOptions",
+    "NoOptions",
+    "all_shared",
+    "check_ranks",
+    "one_of",
+    "ranks_of",
+    "whole_number",
+]
 
 # MTLoRA's, as released: constant factors, not alpha / rank.
 SCALE = 4.0
@@ -75,6 +84,12 @@ def check_ranks(rank: int | list[int]) -> None:
     ranks = rank if isinstance(rank, list) else [rank]
     if not ranks or not all(isinstance(one, int) and 0 <= one <= 1024 for one in ranks):
         raise ConfigError(f"rank is {rank}; allowed are 0 (no adapters) to 1024, one or a list of one a stage")
+
+
+def whole_number(name: str, value: object, *, most: int = 1024) -> None:
+    """Raise ConfigError for what is no whole number from 1 to `most`."""
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{name} is {value!r}; allowed are whole numbers from 1 to {most}")
 
 
 def ranks_of(rank: int | list[int], backbone: Backbone) -> list[int]:

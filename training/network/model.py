@@ -86,7 +86,7 @@ class PTSAModel(nn.Module):
         wanted = list(self.tasks) if tasks is None else [task for task in self.tasks if task in tasks]
         check_size((images.shape[-2], images.shape[-1]))
         place = self.method.layout.tap
-        flow = Stacked(self.method.plan(wanted), wanted, place, self.method, training=self.training)
+        flow = Stacked(self.method.plan(wanted), wanted, place, self.method, training=self.backbone.training)
         self.backbone.walk(self.normalised(images), flow)
         return {task: self.decoders[task](flow.taps[task]) for task in wanted}
 

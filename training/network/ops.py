@@ -52,9 +52,33 @@ def _bottleneck(op: Op, y: Tensor, x: Tensor) -> Tensor:
     return y + F.linear(F.gelu(F.linear(x, t["down"], t.get("down_bias"))), t["up"], t.get("up_bias"))
 
 
+def _spatial_bottleneck(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """y + up GELU(middle * GELU(down x)) of tokens (N, h, w, in): as `bottleneck`, with a convolution in its middle.
+
+    Tensors: down (n, in), middle (n, n, k, k) with k odd, up (out, n).
+    """
+    middle = op.tensors["middle"]
+    z = F.gelu(F.linear(x, op.tensors["down"])).permute(0, 3, 1, 2)
+    z = F.gelu(F.conv2d(z, middle, padding=middle.shape[-1] // 2)).permute(0, 2, 3, 1)
+    return y + F.linear(z, op.tensors["up"])
+
+
+def _const_attention(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """y + read softmax(score x), the softmax over the m constants of each head.
+
+    Tensors: score (heads * m, in), the keys with the queries' projection and the scale in them; read (out, heads * m),
+    the values with the output's projection in them. Attribute: heads. Source: attention (arXiv 1706.03762) to what
+    does not depend on x.
+    """
+    scores = F.linear(x, op.tensors["score"]).unflatten(-1, (op.attributes["heads"], -1))
+    return y + F.linear(scores.softmax(-1).flatten(-2), op.tensors["read"])
+
+
 # kind -> (op, the slot's own output, the stream's input) -> output.
 OPS: Mapping[str, Callable[[Op, Tensor, Tensor], Tensor]] = {
     "low_rank_add": _low_rank_add,
     "read_out": _read_out,
     "bottleneck": _bottleneck,
+    "spatial_bottleneck": _spatial_bottleneck,
+    "const_attention": _const_attention,
 }

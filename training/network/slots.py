@@ -29,15 +29,15 @@ __all__ = [
 
 SlotKind = Literal[
     "patch", "patch_norm", "norm", "qkv", "q", "kv", "spatial_reduction", "spatial_norm", "table", "proj", "fc1",
-    "depthwise", "fc2", "merge_norm", "reduction", "stage_norm", "after_attn", "after_mlp", "tap",
+    "depthwise", "fc2", "merge_norm", "reduction", "stage_norm", "after_attn", "after_mlp", "tap", "after_tap",
 ]  # fmt: skip
 
 # Where low-rank adapters sit: every linear layer of a block (MTLoRA, arXiv 2403.20320; PVTv2 has q and kv for qkv).
 ADAPTED: frozenset[SlotKind] = frozenset({"qkv", "q", "kv", "proj", "fc1", "fc2"})
 NORMS: frozenset[SlotKind] = frozenset({"patch_norm", "norm", "spatial_norm", "merge_norm", "stage_norm"})
 # Where the backbone does nothing: behind the two halves of a block, before they are added to what they read, and behind
-# a stage's last layer, before decoders read it.
-PLACES: frozenset[SlotKind] = frozenset({"after_attn", "after_mlp", "tap"})
+# a stage's last layer, before decoders read it: two in a row, so that of two changes the first may be one for all.
+PLACES: frozenset[SlotKind] = frozenset({"after_attn", "after_mlp", "tap", "after_tap"})
 # Between two stages, behind what decoders read as the stage.
 MERGING: frozenset[SlotKind] = frozenset({"merge_norm", "reduction"})
 
@@ -48,8 +48,8 @@ class Slot:
 
     stage: counted from 0; patch embedding belongs to the first, merging to the stage that it ends. block: None outside
     of blocks. last: whether it lies in the last block of its stage, or behind it. tensors: role ("weight", "bias",
-    "table") -> parameter of the backbone. attributes: of the operation: stride, padding and groups of a convolution,
-    eps of a norm, window of a table.
+    "table") -> parameter of the backbone. attributes: of the operation: stride and padding of a convolution, eps of a
+    norm, window of a table.
     """
 
     name: str
@@ -117,7 +117,10 @@ def compute(slot: Slot, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
             weight = tensors["weight"]
             return F.layer_norm(x, weight.shape, weight, tensors["bias"], slot.attributes["eps"])
         case "conv":
-            return F.conv2d(x, tensors["weight"], tensors.get("bias"), **slot.attributes)
+            weight = tensors["weight"]
+            # A change may have made a depthwise convolution wider.
+            groups = x.shape[1] // weight.shape[1]
+            return F.conv2d(x, weight, tensors.get("bias"), groups=groups, **slot.attributes)
         case "position_bias":
             # Of a table, or finished before.
             finished = tensors.get("position_bias")
