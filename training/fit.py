@@ -108,10 +108,11 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
         announce(run.settings)
         work = Work(
             batches=partial(_batches, config, sets, fabric),
-            losses=partial(_losses, run.optimisation, balance(sets, run.optimisation.module, fabric.device)),
+            losses=partial(_losses, run, sets, balance(sets, run.optimisation.module, fabric.device)),
             weights=run.settings["loss_weights"],
             save=partial(_save, run),
             validate=partial(_validate, run) if run.validation else None,
+            phases=cast(PTSAModel, run.optimisation.module).method.phases,
         )
         train(run.optimisation, run.rule, _plan(config), work)
     result = config.out / RESULT
@@ -219,15 +220,22 @@ def _batches(
         ]
 
 
-def _losses(run: Optimisation, weights: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+def _losses(
+    run: _Run, sets: dict[str, PhotoSet], weights: dict[str, Tensor], batch: dict[str, Any]
+) -> dict[str, Tensor]:
     """The loss of each task that the batch has labels for, over the batch of all processes."""
-    tasks = [task for task in batch if task in run.model.tasks]
-    device = run.fabric.device
-    raw = run.model(batch["image"].to(device), tasks)
-    return {
-        task: task_loss(run.model.tasks[task], gather(raw[task]), gather(batch[task].to(device)), weights.get(task))
-        for task in tasks
-    }
+    model, fabric = run.optimisation.model, run.optimisation.fabric
+    tasks = [task for task in batch if task in model.tasks]
+    raw = model(batch["image"].to(fabric.device), tasks)
+    added = model.method.penalties(run.optimisation.step / run.config.steps)
+    losses = {}
+    for task in tasks:
+        label = gather(batch[task].to(fabric.device))
+        losses[task] = task_loss(model.tasks[task], gather(raw[task]), label, weights.get(task))
+        if task in added:
+            # Once a step, of however many sets a task is learnt.
+            losses[task] = losses[task] + added[task] / sum(task in data.tasks for data in sets.values())
+    return losses
 
 
 def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric: Fabric) -> dict[str, Any]:

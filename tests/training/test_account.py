@@ -101,6 +101,12 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             pieces = [(name, n) for s in stages for name, n in case.pieces(s).items() if name in names]
             biases = case.width + sum(n if name == "biases" else n // 2 for name, n in pieces)
             return 0, biases, backbone, backbone
+        case "ct_moa":
+            # Constant weights: all adapters and T numbers a task; deployed, each task has wide ones of its own.
+            hidden = [tasks * max(1, case.channel(s) // 8) for s in stages]
+            products = sum(n * case.channel(s) for s, n in zip(stages, hidden, strict=True))
+            deployed = backbone + 2 * tasks * products
+            return 2 * products + 4 * tasks * tasks, 0, deployed, deployed
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))
     if case.method == "mtlora":
@@ -147,6 +153,9 @@ def adds(case: Case) -> int:
             # One dense product serves all; where decoders read behind the merging, a task's features are merged too.
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
+        if case.method == "ct_moa":
+            teeth = tasks * merging if case.decoder == "hrnet" else 0
+            total += tasks * 2 * n * c * tasks * max(1, c // 8) + teeth
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
@@ -238,6 +247,7 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("bitfit"), 1_998_080),
         (tiny("bitfit", norms=False), 39_840 + 1_946_624),
         (tiny("lora"), 4_676_666),
+        (tiny("ct_moa"), 783_360 + 64 + 1_946_624),
         (tiny("lora_per_task"), 8_068_154),
     ],
 )

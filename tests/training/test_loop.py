@@ -1,6 +1,7 @@
 """The loop on a network of two layers: what a step is made of, and what is stored of it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.rules.base import Batch
+from training.rules.base import Batch, Phase
 from training.rules.weighted_sum import WeightedSum
 from training.running.loop import Plan, Work, train
 from training.running.stepping import Optimisation
@@ -105,3 +106,36 @@ def test_a_step_draws_the_same_wherever_the_run_began(tmp_path: Path) -> None:
     torch.manual_seed(99)
     _train(late, tmp_path, losses=partial(losses, late))
     assert len(set(drawn.values())) == 6
+
+
+def test_phases_of_what_is_trained_hold_beside_the_rules(tmp_path: Path) -> None:
+    class Late(WeightedSum):
+        def phases(self, steps: int) -> list[Phase]:
+            return [Phase("weights", 2, lambda name: name.endswith("weight")), Phase("all", steps - 2)]
+
+    begun: list[tuple[str, int]] = []
+    found: list[dict[str, bool]] = []
+
+    def named(name: str, steps: int, layer: str) -> Phase:
+        return Phase(name, steps, lambda name: name.startswith(layer), lambda step: begun.append((name, step)))
+
+    run = _run()
+
+    def losses(x: Tensor) -> dict[str, Tensor]:
+        found.append({name: p.requires_grad for name, p in run.module.named_parameters()})
+        return {"near": (run.model(x) - 1).square().mean()}
+
+    work = Work(partial(_batches, PASSES, 1), losses, {"near": 1.0}, lambda: None)
+    work = replace(work, phases=lambda steps: [named("first", 4, "0."), named("second", steps - 4, "2.")])
+    train(run, Late(), Plan("test", tmp_path, 6, 1, 0, 4), work)
+    trained = [{name for name, trains in step.items() if trains} for step in found]
+    both = {"0.weight", "0.bias"}, {"2.weight", "2.bias"}
+    assert trained == [{"0.weight"}, {"0.weight"}, both[0], both[0], both[1], both[1]]
+    assert begun == [("first", 0), ("first", 1), ("first", 2), ("first", 3), ("second", 0), ("second", 1)]
+    with pytest.raises(ValueError, match=r"the phases have \[4\] steps, the run has 6"):
+        train(
+            _run(),
+            Late(),
+            Plan("test", tmp_path, 6, 1, 0, 4),
+            replace(work, phases=lambda _: [named("short", 4, "0.")]),
+        )

@@ -26,6 +26,7 @@ VARIANTS = [
     ("swin_test", "ptsa", {"merge": "lora", "norms": "per_group", "tables": "per_group", "patch": "frozen"}),
     ("swin_test", "mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
     ("pvt_test", "ptsa", {"merge": "frozen", "norms": "per_group", "rank": [1, 2, 0, 3]}),
+    ("swin_test", "ct_moa", {"gate": "dynamic"}),
 ]
 
 

@@ -102,7 +102,7 @@ def _state_at_start(config: FitConfig) -> dict[str, Tensor]:
 
 def test_phases_must_fill_the_run(ruled: FitConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EqualNorms, "phases", lambda self, steps: [Phase("short", steps - 1)])
-    with pytest.raises(ValueError, match=r"the phases of the rule have \[5\] steps, the run has 6"):
+    with pytest.raises(ValueError, match=r"the phases have \[5\] steps, the run has 6"):
         fit(ruled)
 
 

@@ -11,6 +11,7 @@ from training.backbones.base import Backbone, Tap
 from training.errors import ConfigError
 from training.methods.base import Method, MethodSpec
 from training.methods.bitfit import BITFIT
+from training.methods.ct_moa import CT_MOA
 from training.methods.decoders import DECODERS_ALONE
 from training.methods.lora import LORA, LORA_PER_TASK
 from training.methods.mtlora import MTLORA
@@ -29,6 +30,7 @@ METHODS: dict[str, MethodSpec] = {
     "lora_per_task": LORA_PER_TASK,
     "mtlora": MTLORA,
     "ptsa": PTSA,
+    "ct_moa": CT_MOA,
 }
 
 

@@ -16,6 +16,7 @@ from training.backbones.base import Backbone, Tap
 from training.network.layout import Layout, Stream
 from training.network.plan import Node, Plan, make_plan
 from training.network.slots import Op, Slot, Weights, compute
+from training.rules.base import Phase
 
 __all__ = ["Base", "Change", "Method", "MethodSpec"]
 
@@ -111,6 +112,17 @@ class Method(nn.Module):
             if change := self.change(slot):
                 change.start(self._backbone[0].tensors(slot))
 
+    def penalties(self, progress: float) -> dict[str, Tensor]:
+        """What is added to the loss of a task in every step, whatever the rule.
+
+        progress: the part of the run so far.
+        """
+        return {}
+
+    def phases(self, steps: int) -> Sequence[Phase]:
+        """What a run of `steps` steps consists of, whatever the rule; their steps add up to it."""
+        return [Phase("train", steps)]
+
     def owners(self) -> dict[str, frozenset[str]]:
         """The tasks that reach each of this method's own parameters, by its name here."""
         return {
@@ -136,7 +148,7 @@ class MethodSpec:
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
     options: type
     tree: Literal["shared", "independent", "any"]
-    kind: Literal["full", "partial", "low rank"]
+    kind: Literal["full", "partial", "low rank", "adapters"]
     source: str
     trains: str
     folds: str

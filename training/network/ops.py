@@ -52,9 +52,25 @@ def _bottleneck(op: Op, y: Tensor, x: Tensor) -> Tensor:
     return y + F.linear(F.gelu(F.linear(x, t["down"], t.get("down_bias"))), t["up"], t.get("up_bias"))
 
 
+def _gate(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """y + up (p * GELU(down x)), p = share * softmax(router m) + constant, where m is the mean of x (N, h, w, C).
+
+    `down` (K n, C) and `up` (C, K n) are K bottlenecks side by side; p (N, K) weighs them for each photo. Tensors also:
+    router (K, C); constant (K), if there is one. Attribute: share. Source: mixtures of adapters with a router each
+    (Pilot, arXiv 2501.13985).
+    """
+    t = op.tensors
+    weights = op.attributes["share"] * F.linear(x.mean((1, 2)), t["router"]).softmax(-1)
+    if "constant" in t:
+        weights = weights + t["constant"]
+    hidden = F.gelu(F.linear(x, t["down"])).unflatten(-1, (len(t["router"]), -1)) * weights[:, None, None, :, None]
+    return y + F.linear(hidden.flatten(-2), t["up"])
+
+
 # kind -> (op, the slot's own output, the stream's input) -> output.
 OPS: Mapping[str, Callable[[Op, Tensor, Tensor], Tensor]] = {
     "low_rank_add": _low_rank_add,
     "read_out": _read_out,
     "bottleneck": _bottleneck,
+    "gate": _gate,
 }

@@ -21,13 +21,22 @@ def always(_: str) -> bool:
     return True
 
 
+def nothing(_: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Phase:
-    """`steps` steps in which the parameters train whose names `trains` takes, of those that train at all."""
+    """`steps` steps in which the parameters train whose names `trains` takes, of those that train at all.
+
+    begin: called before each of them with its number in the phase, from 0; what it changes must lie in the model's
+    state, and follow from that number and the state alone.
+    """
 
     name: str
     steps: int
     trains: Callable[[str], bool] = always
+    begin: Callable[[int], None] = nothing
 
 
 @dataclass(frozen=True)

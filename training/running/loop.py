@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ class Work:
     batches: from a first step up to a last one, the batches of each; a step's depend on its number alone.
     losses: task -> mean loss of a batch's content. weights: of the losses in their sum, by task.
     save: writes what a killed run goes on from. validate: judges the weights as they are. Both are called in the first
-    process alone.
+    process alone. phases: those of what is trained, for so many steps, beside the rule's.
     """
 
     batches: Callable[[int, int], Iterator[Sequence[Batch]]]
@@ -52,6 +52,7 @@ class Work:
     weights: Mapping[str, float]
     save: Callable[[], None]
     validate: Callable[[SummaryWriter], None] | None = None
+    phases: Callable[[int], Sequence[Phase]] = lambda steps: [Phase("train", steps)]
 
 
 def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
@@ -60,7 +61,7 @@ def train(run: Optimisation, rule: Rule, plan: Plan, work: Work) -> None:
     The optimiser's groups have their highest learning rate as `peak`. Raises DivergedError for losses or gradients
     that are not finite, and what reading and writing raise.
     """
-    phases = _Phases(run.module, rule.phases(plan.steps), plan.steps)
+    phases = _Phases(run.module, plan.steps, rule.phases(plan.steps), work.phases(plan.steps))
     leads = run.fabric.is_global_zero
     with (
         curves(plan.out / "logs", first=run.step + 1) if leads else nullcontext() as writer,
@@ -98,21 +99,25 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 
 class _Phases:
-    """Which phase a step is in, and what trains in it."""
+    """Which phases a step is in, the rule's first, and what trains in all of them."""
 
-    def __init__(self, model: nn.Module, phases: Sequence[Phase], steps: int) -> None:
-        self._ends = list(accumulate(phase.steps for phase in phases))
-        if not phases or self._ends[-1] != steps:
-            raise ValueError(f"the phases of the rule have {self._ends} steps, the run has {steps}")
-        self._phases = phases
+    def __init__(self, model: nn.Module, steps: int, *plans: Sequence[Phase]) -> None:
+        self._plans = [(phases, list(accumulate(phase.steps for phase in phases))) for phases in plans]
+        for _, ends in self._plans:
+            if not ends or ends[-1] != steps:
+                raise ValueError(f"the phases have {ends} steps, the run has {steps}")
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._now: Phase | None = None
+        self._now: list[Phase] = []
 
     def enter(self, step: int) -> str:
-        """Name of the phase of `step`; where it is a new one, its parameters are set to train."""
-        phase = next(p for p, end in zip(self._phases, self._ends, strict=True) if step < end)
-        if phase is not self._now:
+        """Name of the rule's phase of `step`; where one is new, the parameters are set to train."""
+        now = []
+        for phases, ends in self._plans:
+            phase, end = next((p, end) for p, end in zip(phases, ends, strict=True) if step < end)
+            phase.begin(step - end + phase.steps)
+            now.append(phase)
+        if any(phase is not before for phase, before in zip_longest(now, self._now)):
             for name, parameter in self._trained.items():
-                parameter.requires_grad_(phase.trains(name))
-            self._now = phase
-        return phase.name
+                parameter.requires_grad_(all(phase.trains(name) for phase in now))
+            self._now = now
+        return now[0].name
