@@ -18,6 +18,7 @@ from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
 from training.methods.ptsa import PTSA
 from training.methods.single_task import SINGLE_TASK
+from training.methods.tadformer import TADFORMER
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
 
@@ -31,6 +32,7 @@ METHODS: dict[str, MethodSpec] = {
     "mtlora": MTLORA,
     "ptsa": PTSA,
     "ct_moa": CT_MOA,
+    "tadformer": TADFORMER,
 }
 
 
@@ -39,6 +41,10 @@ def build_method(name: str, backbone: Backbone, tree: TaskTree, options: dict[st
     spec = _spec(name)
     if len(tree.stages) != len(backbone.widths):
         raise ConfigError(f"the tree has {len(tree.stages)} stages, the backbone {len(backbone.widths)}")
+    if spec.windows and all(slot.kind != "prompts" for slot in backbone.slots):
+        raise ConfigError(
+            f"method {name} puts tokens into windows, {backbone.name} has none; take a Swin: swin_nano, ..."
+        )
     return spec.build(backbone, method_tree(name, tree), _options(name, options), tap)
 
 

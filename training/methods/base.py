@@ -142,7 +142,8 @@ class MethodSpec:
 
     build: from backbone, tree, options and the place of the taps. options: a frozen dataclass; raises ConfigError for
     values that fit nothing. tree: the trees that the method has: one for all tasks, one a task, or any. source: where
-    it was published. trains: in words. folds: what is left of it in a compiled graph.
+    it was published. trains: in words. folds: what is left of it in a compiled graph. windows: whether a backbone must
+    have windows of tokens. neutral: whether the network is the backbone's at its start.
     """
 
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
@@ -152,3 +153,5 @@ class MethodSpec:
     source: str
     trains: str
     folds: str
+    windows: bool = False
+    neutral: bool = True
