@@ -34,9 +34,9 @@ ATTENTIONS = {
 SMALL = {"rank": 2, "start": 2.0}
 
 
-def compiled(method: str, decoder: str, folder: Path, photo: Path) -> Artifact:
+def compiled(method: str, decoder: str, folder: Path, photo: Path, **options: object) -> Artifact:
     torch.manual_seed(0)
-    options = {name: value for name, value in SMALL.items() if name in METHODS[method].options.__dataclass_fields__}
+    options |= {name: value for name, value in SMALL.items() if name in METHODS[method].options.__dataclass_fields__}
     model = PTSAModel(ModelConfig("swin_methods_test", TREE, method, options, decoder, width=8))
     with torch.no_grad():
         for name in model.owners():
@@ -56,9 +56,21 @@ def test_it_exports_passes_the_gate_and_serves(
 ) -> None:
     monkeypatch.setitem(SWINS, "swin_methods_test", {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)})
     artifact = compiled(method, "hrnet" if method == "mtlora" else "pyramid", tmp_path, photo)
+    assert softmaxes(artifact, photo) == ATTENTIONS.get(method, 4)
+
+
+@pytest.mark.slow
+def test_weights_by_photo_stay_in_the_graph(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SWINS, "swin_methods_test", {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)})
+    artifact = compiled("ct_moa", "pyramid", tmp_path, photo, gate="dynamic")
+    assert softmaxes(artifact, photo) == 4 + 4 * 2
+
+
+def softmaxes(artifact: Artifact, photo: Path) -> int:
+    """How many there are in a graph that serves both maps."""
     engine = load_engine("onnxruntime", artifact, EngineOptions(threads=1))
     maps = Predictor(artifact, engine).predict(photo.read_bytes()).maps
     engine.close()
     assert {name: values.shape for name, values in maps.items()} == {"depth": (90, 120), "saliency": (90, 120)}
     nodes = onnx.load(artifact.folder / artifact.variants.all[0].path, load_external_data=False).graph.node
-    assert Counter(node.op_type for node in nodes)["Softmax"] == ATTENTIONS.get(method, 4)
+    return Counter(node.op_type for node in nodes)["Softmax"]

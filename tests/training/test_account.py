@@ -155,6 +155,12 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             own = 16 * 512 + sum(2 * c * inner + 2 * 512 * inner + 1 for c in widths)
             deployed = backbone + shared + tasks * sum(2 * c * 4 * 16 for c in widths)
             return shared + tasks * own, backbone, deployed, deployed
+        case "ct_moa":
+            # Constant weights: all adapters and T numbers a task; deployed, each task has wide ones of its own.
+            hidden = [tasks * max(1, case.channel(s) // 8) for s in stages]
+            products = sum(n * case.channel(s) for s, n in zip(stages, hidden, strict=True))
+            deployed = backbone + 2 * tasks * products
+            return 2 * products + 4 * tasks * tasks, 0, deployed, deployed
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))
     if case.method == "palora":  # a member for each task
@@ -231,6 +237,9 @@ def adds(case: Case) -> int:
             total += tasks * 2 * depth * 2 * n * c * (c // 4)
             # All is one up to the first adapter, behind the first attention.
             total -= (tasks - 1) * (4 * n * c * c + 2 * n * 49 * c) if stage == 0 else 0
+        if case.method == "ct_moa":
+            teeth = tasks * merging if case.decoder == "hrnet" else 0
+            total += tasks * 2 * n * c * tasks * max(1, c // 8) + teeth
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
@@ -323,6 +332,7 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("bitfit", norms=False), 39_840 + 1_946_624),
         (tiny("lora"), 4_676_666),
         (tiny("taps"), 4 * (25_878_528 + 48) + 1_946_624),
+        (tiny("ct_moa"), 783_360 + 64 + 1_946_624),
         (tiny("lora_per_task"), 8_068_154),
         (tiny("mtl_lora"), 2_452_032 + 1_599_546 + 1_946_624),
         (tiny("ditask"), 1_602_714 + 1_946_624),

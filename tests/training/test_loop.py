@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.rules.base import Batch, Phase
+from training.phases import Phase
+from training.rules.base import Batch
 from training.rules.weighted_sum import WeightedSum
 from training.running.loop import Plan, Work, train
 from training.running.stepping import Optimisation

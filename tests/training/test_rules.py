@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from training.errors import ConfigError
 from training.fit import RESULT, RESUME, FitConfig, fit
 from training.network.checkpoint import read_info
+from training.phases import Phase
 from training.rules import RULES
-from training.rules.base import Batch, Phase, Turn
+from training.rules.base import Batch, Turn
 from training.rules.weighted_sum import WeightedSum
 from training.running.stepping import Optimisation
 from training.running.turn import StepTurn

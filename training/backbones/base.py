@@ -29,6 +29,10 @@ class Flow(Protocol):
         """
         ...
 
+    def again(self, value: Any) -> Any:
+        """The slot last passed on another value, of the streams as they are now."""
+        ...
+
     def each(self, function: Callable[..., Tensor], *values: Any) -> Any:
         """`function`, which sees nothing but a batch, on the values of every stream."""
         ...
@@ -93,8 +97,12 @@ class _Bare:
         self._backbone = backbone
 
     def slot(self, slot: Slot, *values: Any) -> Any:
-        y = compute(slot, self._backbone.tensors(slot), values[0])
+        self._slot = slot
+        y = self.again(values[0])
         return [y, *values[1:]] if len(values) > 1 else y
+
+    def again(self, value: Any) -> Any:
+        return compute(self._slot, self._backbone.tensors(self._slot), value)
 
     def each(self, function: Callable[..., Tensor], *values: Any) -> Any:
         return function(*values)

@@ -18,7 +18,8 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import SymInt, Tensor, nn
 
 from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot, place_slot
-from training.network.slots import Slot
+from training.backbones.prompts import are_prompts, ask, conditioned, joined, patches, pooled
+from training.network.slots import Slot, beyond
 
 __all__ = ["SWINS", "WINDOW", "Swin"]
 
@@ -55,19 +56,21 @@ class Swin(Backbone):
         x = flow.slot(self._at["patch_embed.proj"], images)
         x = flow.each(_channels_last, x)
         x = flow.slot(self._at["patch_embed.norm"], x)
+        prompts, x = flow.slot(self._at["prompts"], x, x)
+        rest = [prompts] if are_prompts(prompts) else []
         size = (images.shape[-2] // 4, images.shape[-1] // 4)
         for stage, drops in enumerate(self._drops):
             for block, drop_path in enumerate(drops):
-                x = self._block(x, flow, stage, block, size, drop_path)
+                x, *rest = (self._prompted if rest else self._block)(flow, stage, block, size, drop_path, x, *rest)
             size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
-            x = flow.slot(self._at[f"layers.{stage}.tap"], x)
-            x = flow.slot(self._at[f"layers.{stage}.after_tap"], x)
+            x, *rest = self._at_the_end(flow, stage, x, *rest)
             flow.tap("stage", stage, x)
             if stage + 1 < len(self._drops):
                 merging = f"layers.{stage + 1}.downsample"
                 x = flow.each(_neighbours, x)
-                x = flow.slot(self._at[f"{merging}.norm"], x)
-                x = flow.slot(self._at[f"{merging}.reduction"], x)
+                x, *rest = _through(flow, self._at[f"{merging}.norm"], x, *rest)
+                x, *rest = _through(flow, self._at[f"{merging}.reduction"], x, *rest)
+                *rest, x = _through(flow, self._at[f"{merging}.prompts"], *rest, x)
             flow.tap("merged", stage, x)
 
     def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,7 +85,9 @@ class Swin(Backbone):
             found[name] = _resized(tensor, own[name]) if name.endswith(TABLE) and name in own else tensor
         return found
 
-    def _block(self, x: Any, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float) -> Any:
+    def _block(
+        self, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float, x: Any
+    ) -> tuple[Any, ...]:
         path, shift, heads = f"layers.{stage}.blocks.{block}", SHIFT * (block % 2), self._heads[stage]
         h, x = flow.slot(self._at[f"{path}.norm1"], x, x)
         h = flow.each(partial(_to_windows, shift=shift), h)
@@ -90,6 +95,8 @@ class Swin(Backbone):
         scores = flow.each(partial(_scores, heads=heads), h)
         scores, h, x = flow.slot(self._at[f"{path}.attn"], scores, h, x)
         h = flow.each(partial(_attend, shift=shift, size=size), scores, h)
+        if asked := self._at.get(f"{path}.attn.asked"):
+            h, x = flow.slot(asked, h, x)
         h, x = flow.slot(self._at[f"{path}.attn.proj"], h, x)
         h = flow.each(partial(_from_windows, shift=shift, size=size), h)
         h, x = flow.slot(self._at[f"{path}.attn.out"], h, x)
@@ -99,18 +106,67 @@ class Swin(Backbone):
         h = flow.each(F.gelu, h)
         h, x = flow.slot(self._at[f"{path}.mlp.fc2"], h, x)
         h, x = flow.slot(self._at[f"{path}.mlp.out"], h, x)
-        return flow.residual(x, h, drop_path)
+        return (flow.residual(x, h, drop_path),)
+
+    def _prompted(
+        self, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float, x: Any, *rest: Any
+    ) -> tuple[Any, ...]:
+        """The same with prompts in the windows: the map, the prompts, and in a last block what tasks have asked for."""
+        path, shift, heads = f"layers.{stage}.blocks.{block}", SHIFT * (block % 2), self._heads[stage]
+        back = partial(_from_windows, shift=shift, size=size)
+        h, x, p = flow.slot(self._at[f"{path}.norm1"], x, x, rest[0])
+        h = flow.each(joined, flow.again(p), flow.each(partial(_to_windows, shift=shift), h))
+        h, x, p = flow.slot(self._at[f"{path}.attn.qkv"], h, x, p)
+        scores = flow.each(partial(_scores, heads=heads), h)
+        scores, h, x, p = flow.slot(self._at[f"{path}.attn"], scores, h, x, p)
+        rest = [x, p]
+        asked = flow.each(ask, scores, h, p)
+        h = flow.each(partial(_attend, shift=shift, size=size), scores, h)
+        if place := self._at.get(f"{path}.attn.asked"):
+            asked, h, *rest = flow.slot(place, asked, h, *rest)
+            asked = flow.each(conditioned, asked, h)
+            h = flow.each(torch.add, h, asked)
+            rest.append(flow.each(back, flow.each(patches, asked, rest[1])))
+        h, *rest = flow.slot(self._at[f"{path}.attn.proj"], h, *rest)
+        q = flow.each(pooled, h, rest[1])
+        h = flow.each(back, flow.each(patches, h, rest[1]))
+        h, q, *rest = flow.slot(self._at[f"{path}.attn.out"], h, q, *rest)
+        x = flow.residual(rest[0], h, drop_path)
+        h, x, q, *rest = flow.slot(self._at[f"{path}.norm2"], x, x, q, *rest[1:])
+        q = flow.again(q)
+        h, x, q, *rest = flow.slot(self._at[f"{path}.mlp.fc1"], h, x, q, *rest)
+        h, q = flow.each(F.gelu, h), flow.each(F.gelu, flow.again(q))
+        h, x, q, *rest = flow.slot(self._at[f"{path}.mlp.fc2"], h, x, q, *rest)
+        q = flow.again(q)
+        h, x, q, p, *rest = flow.slot(self._at[f"{path}.mlp.out"], h, x, q, *rest)
+        return flow.residual(x, h, drop_path), flow.residual(p, q, drop_path), *rest
+
+    def _at_the_end(self, flow: Flow, stage: int, x: Any, *rest: Any) -> list[Any]:
+        """The places behind a stage's last block; returns the map, and the prompts if there are any."""
+        skip, tap, after = (self._at[f"layers.{stage}.{place}"] for place in ("skip", "tap", "after_tap"))
+        if not rest:
+            return [flow.slot(after, flow.slot(tap, flow.slot(skip, x)))]
+        away, x, prompts = flow.slot(skip, flow.each(torch.sub, rest[1], x), x, rest[0])
+        x, prompts = flow.slot(tap, flow.each(torch.add, x, away), prompts)
+        return flow.slot(after, x, prompts)
+
+
+def _through(flow: Flow, slot: Slot, *values: Any) -> list[Any]:
+    """`flow.slot`, which returns a list of several values alone."""
+    return flow.slot(slot, *values) if len(values) > 1 else [flow.slot(slot, *values)]
 
 
 def _slots(trunk: Any) -> Iterator[Slot]:
     """In the order of the walk."""
     yield conv_slot("patch_embed.proj", "patch", trunk.patch_embed.proj, stage=0)
     yield norm_slot("patch_embed.norm", "patch_norm", trunk.patch_embed.norm, stage=0)
+    yield place_slot("prompts", "prompts", stage=0)
     for stage, module in enumerate(trunk.layers):
         if stage:
             path, merging = f"layers.{stage}.downsample", module.downsample
             yield norm_slot(f"{path}.norm", "merge_norm", merging.norm, stage=stage - 1)
             yield linear_slot(f"{path}.reduction", "reduction", merging.reduction, stage=stage - 1)
+            yield place_slot(f"{path}.prompts", "merge_prompts", stage=stage - 1)
         for number, block in enumerate(module.blocks):
             path = f"layers.{stage}.blocks.{number}"
             where = {"stage": stage, "block": number, "last": number + 1 == len(module.blocks)}
@@ -118,12 +174,15 @@ def _slots(trunk: Any) -> Iterator[Slot]:
             yield norm_slot(f"{path}.norm1", "norm", block.norm1, **where)
             yield linear_slot(f"{path}.attn.qkv", "qkv", block.attn.qkv, **where)
             yield Slot(f"{path}.attn", "table", "position_bias", tensors=table, attributes={"window": WINDOW}, **where)
+            if where["last"]:
+                yield place_slot(f"{path}.attn.asked", "asked", **where)
             yield linear_slot(f"{path}.attn.proj", "proj", block.attn.proj, **where)
             yield place_slot(f"{path}.attn.out", "after_attn", **where)
             yield norm_slot(f"{path}.norm2", "norm", block.norm2, **where)
             yield linear_slot(f"{path}.mlp.fc1", "fc1", block.mlp.fc1, **where)
             yield linear_slot(f"{path}.mlp.fc2", "fc2", block.mlp.fc2, **where)
             yield place_slot(f"{path}.mlp.out", "after_mlp", **where)
+        yield place_slot(f"layers.{stage}.skip", "skip", stage=stage, last=True)
         yield place_slot(f"layers.{stage}.tap", "tap", stage=stage, last=True)
         yield place_slot(f"layers.{stage}.after_tap", "after_tap", stage=stage, last=True)
 
@@ -204,7 +263,7 @@ def _attend(scores: Tensor, qkv: Tensor, *, shift: int, size: tuple[int, int]) -
     _, heads, tokens, _ = scores.shape
     _, _, v = _split(qkv, heads).unbind(0)
     if shift:
-        mask = _mask(*size, scores)
+        mask = beyond(_mask(*size, scores), tokens)
         scores = scores.view(-1, mask.shape[0], heads, tokens, tokens) + mask[None, :, None]
         scores = scores.view(-1, heads, tokens, tokens)
     x = scores.softmax(-1) @ v

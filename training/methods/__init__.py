@@ -13,6 +13,7 @@ from training.errors import ConfigError
 from training.methods.adapt_finetune import ADAPT_FINETUNE, LV_ADAPTER
 from training.methods.base import Method, MethodSpec
 from training.methods.bitfit import BITFIT
+from training.methods.ct_moa import CT_MOA
 from training.methods.decoders import DECODERS_ALONE
 from training.methods.ditask import DITASK
 from training.methods.dora import DORA
@@ -26,6 +27,7 @@ from training.methods.polyhistor import POLYHISTOR, POLYHISTOR_LITE
 from training.methods.ptsa import PTSA
 from training.methods.sinewich import SINEWICH
 from training.methods.single_task import SINGLE_TASK
+from training.methods.tadformer import TADFORMER
 from training.methods.taps import TAPS
 from training.methods.tora import TORA
 from training.methods.vmt import VMT, VMT_LITE
@@ -55,6 +57,8 @@ METHODS: dict[str, MethodSpec] = {
     "vmt_lite": VMT_LITE,
     "adapt_finetune": ADAPT_FINETUNE,
     "lv_adapter": LV_ADAPTER,
+    "ct_moa": CT_MOA,
+    "tadformer": TADFORMER,
 }
 
 
@@ -63,6 +67,10 @@ def build_method(name: str, backbone: Backbone, tree: TaskTree, options: dict[st
     spec = _spec(name)
     if len(tree.stages) != len(backbone.widths):
         raise ConfigError(f"the tree has {len(tree.stages)} stages, the backbone {len(backbone.widths)}")
+    if spec.windows and all(slot.kind != "prompts" for slot in backbone.slots):
+        raise ConfigError(
+            f"method {name} puts tokens into windows, {backbone.name} has none; take a Swin: swin_nano, ..."
+        )
     return spec.build(backbone, method_tree(name, tree), _options(name, options), tap)
 
 

@@ -37,7 +37,7 @@ from training.network.changes import factors
 from training.network.layout import Layout, Stream
 from training.network.ops import apply
 from training.network.slots import Op, Slot, Weights
-from training.rules.base import Phase
+from training.phases import Phase
 
 __all__ = ["ADAPT_FINETUNE", "LV_ADAPTER"]
 

@@ -17,7 +17,7 @@ from training.network.layout import Layout, Stream
 from training.network.plan import Node, Plan, make_plan
 from training.network.simplex import Simplex
 from training.network.slots import Op, Slot, Weights, compute
-from training.rules.base import Phase
+from training.phases import Phase
 
 __all__ = ["Base", "Change", "Common", "Method", "MethodSpec"]
 
@@ -158,7 +158,8 @@ class MethodSpec:
     build: from backbone, tree, options and the place of the taps. options: a frozen dataclass; raises ConfigError for
     values that fit nothing. tree: the trees that the method has: one for all tasks, one a task, or any. source: where
     it was published. trains: in words. folds: what is left of it in a compiled graph. settings: options that no trained
-    tensor depends on, so that they may be set anew in a finished model.
+    tensor depends on, so that they may be set anew in a finished model. windows: whether a backbone must have windows
+    of tokens. neutral: whether the network is the backbone's at its start.
     """
 
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
@@ -169,3 +170,5 @@ class MethodSpec:
     trains: str
     folds: str
     settings: Sequence[str] = ()
+    windows: bool = False
+    neutral: bool = True

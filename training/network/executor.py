@@ -45,8 +45,11 @@ class Stacked:
             moved = {id(v): self._repeat(v, order) for v in values[1:]}
             fork = partial(self._repeat, order=order)
             y, rest = self._run(slot, values[0], nodes, fork), tuple(moved[id(v)] for v in values[1:])
-        self._here, self._count = nodes, len(nodes)
+        self._slot, self._here, self._count = slot, nodes, len(nodes)
         return [y, *rest] if rest else y
+
+    def again(self, value: Any) -> Any:
+        return self._run(self._slot, value, self._here, _same)
 
     def each(self, function: Callable[..., Tensor], *values: Any) -> Any:
         return function(*values)

@@ -4,8 +4,10 @@ A method names one by its kind and gives the tensors (`slots.Op`); training, fol
 same function, so a new kind is a function and a line here.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -74,6 +76,80 @@ def _const_attention(op: Op, y: Tensor, x: Tensor) -> Tensor:
     return y + F.linear(scores.softmax(-1).flatten(-2), op.tensors["read"])
 
 
+def _gate(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """y + up (p * GELU(down x)), p = share * softmax(router m) + constant, where m is the mean of x (N, h, w, C).
+
+    `down` (K n, C) and `up` (C, K n) are K bottlenecks side by side; p (N, K) weighs them for each photo. Tensors also:
+    router (K, C); constant (K), if there is one. Attribute: share. Source: mixtures of adapters with a router each
+    (Pilot, arXiv 2501.13985).
+    """
+    t = op.tensors
+    weights = op.attributes["share"] * F.linear(x.mean((1, 2)), t["router"]).softmax(-1)
+    if "constant" in t:
+        weights = weights + t["constant"]
+    hidden = F.gelu(F.linear(x, t["down"])).unflatten(-1, (len(t["router"]), -1)) * weights[:, None, None, :, None]
+    return y + F.linear(hidden.flatten(-2), t["up"])
+
+
+def _rows(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """The same tokens for every photo, (N, T, C). Tensors: rows (T, C)."""
+    return op.tensors["rows"].expand(x.shape[0], -1, -1)
+
+
+def _row(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """What the prompt of this number asks for, of (M, T, ...). Attribute: number; None = 0 everywhere."""
+    number = op.attributes["number"]
+    return torch.zeros_like(y[:, 0]) if number is None else y[:, number]
+
+
+def _linear(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """weight y. Tensors: weight (out, in)."""
+    return F.linear(y, op.tensors["weight"])
+
+
+def _scale(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """y times a number. Tensors: scale (1)."""
+    return y * op.tensors["scale"]
+
+
+def _dyn_depthwise(op: Op, y: Tensor, x: Tensor) -> Tensor:
+    """y + scale * up (K * down x), where K is a 3 x 3 kernel a channel that is made of the mean of down x.
+
+    x is a map (N, h, w, in) or windows (M, prompts + side², in), each with a kernel of its own; the prompts, or prompts
+    alone, stay as they are in y. Tensors: down (r, in), up (out, r); generate (9 r, r), generate_bias, std and mean
+    (9 r), see `_kernels`; norm and norm_bias (in) before `down`, if there are any. Attributes: scale, prompts.
+    Source: TADFormer (arXiv 2501.04293). The convolution is nine shifted products: engines know none whose weights are
+    computed.
+    """
+    t, prompts = op.tensors, op.attributes["prompts"]
+    windows = x.ndim == 3
+    if windows:
+        if x.shape[1] == prompts:
+            return y
+        side = math.isqrt(x.shape[1] - prompts)
+        x = x[:, prompts:].unflatten(1, (side, side))
+    if "norm" in t:
+        x = F.layer_norm(x, t["norm"].shape, t["norm"], t["norm_bias"])
+    z = F.linear(x, t["down"])
+    kernels, padded = _kernels(op, z.mean((1, 2))), F.pad(z, (0, 0, 1, 1, 1, 1))
+    _, h, w, _ = z.shape
+    shifted = (padded[:, k // 3 : k // 3 + h, k % 3 : k % 3 + w] * kernels[:, None, None, :, k] for k in range(9))
+    update = F.linear(sum(shifted, start=torch.zeros_like(z)) * op.attributes["scale"], t["up"])
+    return y + (F.pad(update.flatten(1, 2), (0, 0, prompts, 0)) if windows else update)
+
+
+def _kernels(op: Op, mean: Tensor) -> Tensor:
+    """(M, r) -> (M, r, 9): a linear layer, each kernel brought to mean 0 and deviation 1, then to learnt ones.
+
+    Source: filter normalisation (arXiv 2104.14107).
+    """
+    t, shape = op.tensors, (mean.shape[-1], 9)
+    kernels = F.linear(mean, t["generate"], t["generate_bias"]).unflatten(-1, shape)
+    kernels = kernels - kernels.mean(-1, keepdim=True)
+    deviation = (kernels.square().sum(-1, keepdim=True) / 8).sqrt()
+    return kernels / (deviation + 1e-10) * t["std"].view(shape) + t["mean"].view(shape)
+
+
 # kind -> (op, the slot's own output, the stream's input) -> output.
 OPS: Mapping[str, Callable[[Op, Tensor, Tensor], Tensor]] = {
     "low_rank_add": _low_rank_add,
@@ -81,4 +157,10 @@ OPS: Mapping[str, Callable[[Op, Tensor, Tensor], Tensor]] = {
     "bottleneck": _bottleneck,
     "spatial_bottleneck": _spatial_bottleneck,
     "const_attention": _const_attention,
+    "gate": _gate,
+    "rows": _rows,
+    "row": _row,
+    "linear": _linear,
+    "scale": _scale,
+    "dyn_depthwise": _dyn_depthwise,
 }

@@ -38,9 +38,12 @@ class Planned:
             values = tuple([value] for value in values)
         moved = {id(v): [v[node.parent] for node in nodes] for v in values}
         values = tuple(moved[id(v)] for v in values)
-        self._here = nodes
-        y = [self._run(slot, index, x, values[0]) for index, x in enumerate(values[0])]
+        self._slot, self._here = slot, nodes
+        y = self.again(values[0])
         return [y, *values[1:]] if len(values) > 1 else y
+
+    def again(self, value: Any) -> Any:
+        return [self._run(self._slot, index, x, value) for index, x in enumerate(value)]
 
     def each(self, function: Callable[..., Tensor], *values: Any) -> Any:
         return [function(*parts) for parts in zip(*values, strict=True)]
@@ -63,7 +66,7 @@ class Effective:
     def __init__(self, plan: Plan, effective: Callable[[Slot, int], Weights | Op]) -> None:
         self._plan = plan
         self._effective = effective
-        self._dense: dict[tuple[str, int], Tensor] = {}
+        self._dense: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # what was computed of which input
 
     def __call__(self, slot: Slot, index: int, x: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         found = self._effective(slot, index)
@@ -72,6 +75,8 @@ class Effective:
         if found.source is None:
             return apply(found, dense(slot, found, x), x)
         source = next(i for i, node in enumerate(self._plan[slot.name]) if found.source in node.streams)
-        if (slot.name, source) not in self._dense:
-            self._dense[slot.name, source] = dense(slot, found, inputs[source])
-        return apply(found, self._dense[slot.name, source], x)
+        of, y = self._dense.get((slot.name, source), (None, x))
+        if of is not inputs[source]:
+            y = dense(slot, found, inputs[source])
+            self._dense[slot.name, source] = inputs[source], y
+        return apply(found, y, x)

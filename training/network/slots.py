@@ -23,6 +23,7 @@ __all__ = [
     "Slot",
     "SlotKind",
     "Weights",
+    "beyond",
     "compute",
     "position_bias",
 ]
@@ -30,6 +31,7 @@ __all__ = [
 SlotKind = Literal[
     "patch", "patch_norm", "norm", "qkv", "q", "kv", "spatial_reduction", "spatial_norm", "table", "proj", "fc1",
     "depthwise", "fc2", "merge_norm", "reduction", "stage_norm", "after_attn", "after_mlp", "tap", "after_tap",
+    "prompts", "asked", "skip", "merge_prompts",
 ]  # fmt: skip
 
 # Where low-rank adapters sit: every linear layer of a block (MTLoRA, arXiv 2403.20320; PVTv2 has q and kv for qkv).
@@ -37,9 +39,13 @@ ADAPTED: frozenset[SlotKind] = frozenset({"qkv", "q", "kv", "proj", "fc1", "fc2"
 NORMS: frozenset[SlotKind] = frozenset({"patch_norm", "norm", "spatial_norm", "merge_norm", "stage_norm"})
 # Where the backbone does nothing: behind the two halves of a block, before they are added to what they read, and behind
 # a stage's last layer, before decoders read it: two in a row, so that of two changes the first may be one for all.
-PLACES: frozenset[SlotKind] = frozenset({"after_attn", "after_mlp", "tap", "after_tap"})
+# Those of prompts are in windows alone: where they begin; what they ask for, in a stage's last block; what that adds to
+# the stage's map; and where they go on to the next stage.
+PLACES: frozenset[SlotKind] = frozenset(
+    {"after_attn", "after_mlp", "tap", "after_tap", "prompts", "asked", "skip", "merge_prompts"}
+)
 # Between two stages, behind what decoders read as the stage.
-MERGING: frozenset[SlotKind] = frozenset({"merge_norm", "reduction"})
+MERGING: frozenset[SlotKind] = frozenset({"merge_norm", "reduction", "merge_prompts"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +130,16 @@ def compute(slot: Slot, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
         case "position_bias":
             # Of a table, or finished before.
             finished = tensors.get("position_bias")
-            return x + (position_bias(tensors["table"], slot.attributes["window"]) if finished is None else finished)
+            bias = position_bias(tensors["table"], slot.attributes["window"]) if finished is None else finished
+            return x + beyond(bias, x.shape[-1])
         case "identity":
             return x
+
+
+def beyond(between: Tensor, tokens: int) -> Tensor:
+    """Values between the patches of a window (..., T, T), with 0 for what stands before them, up to so many tokens."""
+    more = tokens - between.shape[-1]
+    return F.pad(between, (more, 0, more, 0)) if more else between
 
 
 def position_bias(table: Tensor, window: int) -> Tensor:

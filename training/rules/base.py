@@ -11,35 +11,12 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["Batch", "Phase", "Rule", "TaskGradients", "Turn", "always"]
+from training.phases import Phase
+
+__all__ = ["Batch", "Rule", "TaskGradients", "Turn"]
 
 # Task -> parameter -> gradient; None where the loss of the task does not reach the parameter: not the same as zero.
 TaskGradients = dict[str, dict[str, Tensor | None]]
-
-
-def always(_: str) -> bool:
-    return True
-
-
-def nothing(_: int) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Phase:
-    """`steps` steps in which the parameters train whose names `trains` takes, of those that train at all.
-
-    A part of the model (backbone, method, decoders) in which it leaves nothing to train is in eval mode. rate: of the
-    run's learning rates, their schedule going on.
-    begin: called before each of them with its number in the phase, from 0; what it changes must lie in the model's
-    state, and follow from that number and the state alone.
-    """
-
-    name: str
-    steps: int
-    trains: Callable[[str], bool] = always
-    begin: Callable[[int], None] = nothing
-    rate: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from training.errors import ConfigError
 from training.network.model import PTSAModel
 from training.network.slots import Slot
-from training.rules.base import Phase, Turn
+from training.phases import Phase
+from training.rules.base import Turn
 from training.rules.gathering import wishes
 from training.rules.weighted_sum import WeightedSum
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from training.errors import ConfigError
 from training.network.changes import LowRank
-from training.rules.base import Phase, Turn
+from training.phases import Phase
+from training.rules.base import Turn
 
 __all__ = ["RankShrink", "covering"]
 

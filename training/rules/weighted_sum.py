@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.rules.base import Phase, Turn
+from training.phases import Phase
+from training.rules.base import Turn
 
 __all__ = ["WeightedSum"]
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from training.rules.base import Batch, Phase, Rule
+from training.phases import Phase
+from training.rules.base import Batch, Rule
 from training.running.log import curves
 from training.running.progress import Progress
 from training.running.schedule import warmup_cosine
