@@ -18,9 +18,9 @@ def _nothing(_: int) -> None:
 class Phase:
     """`steps` steps in which the parameters train whose names `trains` takes, of those that train at all.
 
-    A part of the model (backbone, method, decoders) in which it leaves _nothing to train is in eval mode. rate: of the
-    run's learning rates, their schedule going on. begin: called before each of them with its number in the phase, from 0; what it changes must lie in the model's
-    state, and follow from that number and the state alone.
+    A part of the model (backbone, method, decoders) in which it leaves nothing to train is in eval mode. rate: of the
+    run's learning rates, their schedule going on. begin: called before each of them with its number in the phase, from
+    0; what it changes must lie in the model's state, and follow from that number and the state alone.
     """
 
     name: str
