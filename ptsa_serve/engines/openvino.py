@@ -29,8 +29,9 @@ from ptsa_serve.variants import Precision
 __all__ = ["OpenVinoEngine", "load", "offers"]
 
 _INSTALL = "install it with `pip install 'ptsa-serve[openvino]'`"
-# Compiled graphs that are kept: of five sizes, each way, and two of fewer tasks. Another takes 2 s to compile.
-_KEPT: dict[Prefer, int] = {"speed": 12, "memory": 3}
+# Compiled graphs that are kept: of five sizes, each way, and two of fewer tasks. Another takes 2 s to compile, so with
+# fewer than the model has sizes nearly every photo would wait for that.
+_KEPT: dict[Prefer, int] = {"speed": 12, "memory": 5}
 
 _TO_PLANES, _TO_PIXELS = np.array([0, 3, 1, 2]), np.array([0, 2, 3, 1])
 

@@ -54,7 +54,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> None:
         module.offers = real.offers
         monkeypatch.setitem(sys.modules, module.__name__, module)
         rows[name] = EngineRow(module.__name__, ("onnxruntime",))
-    for name in list(ENGINES):
+    for name in [*reversed(ENGINES)]:  # put back the other way round, they have their old order
         monkeypatch.delitem(ENGINES, name)
     for name in ("slow", "wrong", "onnxruntime"):
         monkeypatch.setitem(ENGINES, name, rows[name])
