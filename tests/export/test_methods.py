@@ -21,6 +21,8 @@ SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
 # Window attentions: stages times branches; a tooth of MTLoRA leaves behind them.
 ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5, "mtl_lora": 8, "tora": 8}
+# The same of what follows an attention, where teeth have left. In the last stage MTLoRA's alone need the trunk there.
+MLPS = ATTENTIONS | {"mtlora": 4 * 3} | dict.fromkeys(("dora", "ditask", "sinewich"), 3 * 3 + 2)
 
 
 def compiled(method: str, decoder: str, folder: Path, photo: Path) -> Artifact:
@@ -50,4 +52,5 @@ def test_it_exports_passes_the_gate_and_serves(
     engine.close()
     assert {name: values.shape for name, values in maps.items()} == {"depth": (90, 120), "saliency": (90, 120)}
     nodes = onnx.load(artifact.folder / artifact.variants.all[0].path, load_external_data=False).graph.node
-    assert Counter(node.op_type for node in nodes)["Softmax"] == ATTENTIONS.get(method, 4)
+    found = Counter(node.op_type for node in nodes)
+    assert (found["Softmax"], found["Gelu"] + found["Erf"]) == (ATTENTIONS.get(method, 4), MLPS.get(method, 4))
