@@ -121,9 +121,13 @@ def test_gradients_reach_owners_alone_and_all_that_is_trained(
     }
 
 
-@pytest.mark.parametrize(("backbone", "method"), [(b, m) for m in METHODS for b in BACKBONES if fits(b, m)])
+# Which streams there are does not depend on the backbone.
+@pytest.mark.parametrize("backbone", ["swin_test", pytest.param("pvt_test", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_changing_what_some_tasks_own_changes_no_other(backbone: str, method: str, tree: TaskTree) -> None:
+    if not fits(backbone, method):
+        pytest.skip(f"{method} needs windows of tokens, which {backbone} has not")
     model = shaken(new(backbone, method, {}, tree))
     images = torch.rand(1, 3, 64, 64) * 255
     before = model(images)

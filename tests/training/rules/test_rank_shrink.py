@@ -1,5 +1,8 @@
 """Ranks that an adapter does not need go, and never come back."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +29,37 @@ from training.rules.weighted_sum import WeightedSum
 from training.running.stepping import Optimisation
 from training.running.turn import StepTurn
 
+ROOT = Path(__file__).parents[3]
 SLOT = Slot("fc", "fc1", "linear", stage=0, tensors={"weight": "fc.weight"})
 scores = st.lists(st.floats(0, 1e3), min_size=1, max_size=12).map(lambda values: torch.tensor(values).double())
+
+
+_RUN = """
+import os
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from training.backbones import build_backbone
+from training.backbones.swin import SWINS
+from training.fit import FitConfig, fit
+from training.rules import rank_shrink
+
+SWINS["swin_test"] = {"embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3)}
+torch.set_num_threads(1)
+rank_shrink.TIMES, rank_shrink.COVER = 2, 0.5
+data, out = Path(sys.argv[1]), Path(sys.argv[2])
+start = out.with_suffix(f".{os.environ.get('RANK', 0)}.safetensors")
+torch.manual_seed(0)
+save_file(build_backbone("swin_test").trunk.state_dict(), start)
+fit(
+    FitConfig(
+        data={"nyu": data / "nyu", "ccp": data / "ccp"}, out=out, start=start, rule="rank_shrink", rank=4,
+        options={"dropout": 0.0}, backbone="swin_test", width=8, batches={"nyu": 2, "ccp": 2}, steps=4, warmup=1,
+        scale=1 / 6, workers=0, precision="32-true", rate=1e-3, drop_path=0.0,
+    )
+)
+"""
 
 
 class Toy(nn.Module):
@@ -141,3 +173,18 @@ def test_a_method_without_ranks_is_refused(shrinking: FitConfig) -> None:
         ConfigError, match=r"takes ranks from low-rank adapters, and this method has none .* choose ptsa"
     ):
         fit(replace(shrinking, method="bitfit", rank=None))
+
+
+@pytest.mark.slow  # two launches of Python and torch
+def test_two_processes_keep_the_ranks_that_one_keeps(data: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(_RUN)
+    for name, torchrun in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2"])):
+        command = [sys.executable, *torchrun, str(tmp_path / "run.py"), str(data["nyu"].parent), str(tmp_path / name)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / name / RESUME, weights_only=True) for name in ("one", "two"))
+    for name, alive in one["rule"]["alive"].items():
+        assert torch.equal(alive, two["rule"]["alive"][name]), name
+    for name, tensor in one["model"].items():
+        torch.testing.assert_close(two["model"][name], tensor, atol=1e-4, rtol=0)
