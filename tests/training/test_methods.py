@@ -26,7 +26,7 @@ VARIANTS = [
     ("swin_test", "ptsa", {"merge": "lora", "norms": "per_group", "tables": "per_group", "patch": "frozen"}),
     ("swin_test", "mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
     ("pvt_test", "ptsa", {"merge": "frozen", "norms": "per_group", "rank": [1, 2, 0, 3]}),
-    ("swin_test", "palora", {"merge": "lora", "trunk": "train", "preference": {"depth": 1, "normals": 3}}),
+    ("swin_test", "palora", {"merge": "lora", "trunk": "train", "preference": dict.fromkeys(TASKS, 1) | {"depth": 3}}),
 ]
 
 
