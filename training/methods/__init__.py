@@ -31,9 +31,9 @@ METHODS: dict[str, MethodSpec] = {
     "lora": LORA,
     "lora_per_task": LORA_PER_TASK,
     "mtlora": MTLORA,
-    "ptsa": PTSA,
     "palora": PALORA,
     "pareto": PARETO,
+    "ptsa": PTSA,
 }
 
 
