@@ -55,7 +55,7 @@ def test_graphs_are_shared_by_models_that_differ_in_values_alone() -> None:
         same.setdefault(key, []).append(label)
     assert list(same.values()) == [
         ["single_task"],
-        ["multi_task", "decoders", "bitfit", "lora", "ptsa 1-1-1-1"],
+        ["multi_task", "decoders", "bitfit", "lora", "palora", "pareto", "ptsa 1-1-1-1"],
         ["lora_per_task", "mtl_lora", "tora", "ptsa 4-4-4-4"],
         ["mtlora"],
         ["dora", "ditask", "sinewich"],

@@ -100,7 +100,7 @@ def test_a_model_that_answers_no_numbers_is_no_figure(
 ) -> None:
     with torch.no_grad():
         next(iter(model.decoders["saliency"].parameters())).fill_(float("nan"))
-    monkeypatch.setattr("training.evaluate.load_checkpoint", lambda _: model)
+    monkeypatch.setattr("training.evaluate.load_checkpoint", lambda *_: model)
     with pytest.raises(ValueError, match="answers saliency of ccp photo 0000 with no numbers; its weights"):
         evaluate(EvaluateConfig(checkpoint, {"ccp": data["ccp"]}, scale=SCALE))
 

@@ -36,7 +36,7 @@ VARIANTS = [
     ("swin_test", "mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
     ("swin_test", "taps", {"delta": "low_rank"}),
     ("pvt_test", "ptsa", {"merge": "frozen", "norms": "per_group", "rank": [1, 2, 0, 3]}),
-    ("swin_test", "palora", {"merge": "lora", "trunk": "train", "preference": {"depth": 1, "normals": 3}}),
+    ("swin_test", "palora", {"merge": "lora", "trunk": "train", "preference": dict.fromkeys(TASKS, 1) | {"depth": 3}}),
     ("swin_test", "ct_moa", {"gate": "dynamic"}),
 ]
 

@@ -27,8 +27,10 @@ STRUCTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "pareto": [("palora", {}), ("pareto", {"window": 2, "coefficient": 0})],
 }
+DEFAULT = ("adatask",)
 CASES = [
-    pytest.param((rule, method, options), marks=[pytest.mark.slow] if rule == "weighted_sum" or number else [])
+    # Each is four trainings: by default the one that remembers and moves weights itself.
+    pytest.param((rule, method, options), marks=[pytest.mark.slow] if rule not in DEFAULT or number else [])
     for rule, found in STRUCTURES.items()
     for number, (method, options) in enumerate(found)
 ]
