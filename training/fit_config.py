@@ -53,6 +53,8 @@ class FitConfig:
         pretrained: start from published ImageNet weights, which timm fetches, and keeps, where there is a network.
         tree: task groups a stage: stages split by /, groups by |, tasks by a comma; auto = the one that similarity
             finds for all tasks of the data sets, first; or a tree.json that `similarity` or `export tree` wrote.
+        keep: tasks of --start that stay as they are, bit for bit, while the others of the tree are learnt; for methods
+            whose tasks share nothing that is trained: rcm, taps.
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
         rule: what the losses do to the weights: weighted_sum.
@@ -97,6 +99,7 @@ class FitConfig:
         "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "
         "segmentation,saliency | depth,normals / segmentation | saliency | depth | normals"
     )
+    keep: list[str] = field(default_factory=list)
     decoder: str = "pyramid"
     width: int = 96
     rule: str = "weighted_sum"
@@ -169,9 +172,12 @@ def _tree_faults(config: FitConfig) -> list[str]:
     known = dict.fromkeys(task for data in DATASETS.values() for task in data.records)
     if unknown := [task for task in tree.tasks if task not in known]:
         return [f"--tree: task {unknown[0]!r} is unknown; known are {', '.join(known)}"]
+    if config.keep and not (config.start and set(config.keep) < set(tree.tasks)):
+        return [f"--keep {config.keep} must be of --start, and --tree name them and others to learn"]
+    learnt = [task for task in tree.tasks if task not in config.keep]
     records = {name: DATASETS[name].records for name in config.data if name in DATASETS}
-    faults = label_faults(tree.tasks, {name: list(tasks) for name, tasks in records.items()}) if records else []
-    return faults + disagreements(tree.tasks, records)
+    faults = label_faults(learnt, {name: list(tasks) for name, tasks in records.items()}) if records else []
+    return faults + disagreements(learnt, records)
 
 
 def label_faults(tasks: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> list[str]:

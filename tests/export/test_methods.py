@@ -20,7 +20,7 @@ from training.network.model import ModelConfig, PTSAModel
 SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
 # Window attentions: stages times branches; a tooth of MTLoRA leaves behind them.
-ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5, "taps": 8}
+ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5, "taps": 8, "rcm": 7}
 # Options of whichever method has them: small adapters, gates that no noise shuts.
 SMALL = {"rank": 2, "start": 2.0}
 

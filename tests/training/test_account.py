@@ -101,6 +101,14 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             pieces = [(name, n) for s in stages for name, n in case.pieces(s).items() if name in names]
             biases = case.width + sum(n if name == "biases" else n // 2 for name, n in pieces)
             return 0, biases, backbone, backbone
+        case "rcm":
+            adapters, folded, factors = 0, backbone, backbone
+            for c, d in ((case.channel(s), case.depths[s]) for s in stages):
+                k = min(64, c)
+                adapters += tasks * d * (2 * c * k + 2 * c)
+                folded += (tasks - 1) * d * 5 * c * c
+                factors += tasks * d * 7 * c * k if k < c and tasks > 1 else (tasks - 1) * d * 5 * c * c
+            return adapters, 0, folded, factors
         case "taps":
             linears = sum(case.pieces(s)["weights"] for s in stages)
             adapters, deployed = tasks * (linears + 4 * sum(case.depths)), backbone + (tasks - 1) * linears
@@ -152,6 +160,8 @@ def adds(case: Case) -> int:
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += 12 * n * c * (case.rank[stage] + 4 * tasks) + teeth if case.rank[stage] else 0
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
+    if case.method == "rcm":  # tasks part behind the first attention
+        total -= (tasks - 1) * case.tokens(0) * (3 * case.width**2 + 2 * 49 * case.width)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
 
@@ -242,6 +252,7 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("bitfit"), 1_998_080),
         (tiny("bitfit", norms=False), 39_840 + 1_946_624),
         (tiny("lora"), 4_676_666),
+        (tiny("rcm"), 4 * (565_248 + 8_832) + 1_946_624),  # 8,832: gains
         (tiny("taps"), 4 * (25_878_528 + 48) + 1_946_624),
         (tiny("lora_per_task"), 8_068_154),
     ],

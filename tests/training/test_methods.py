@@ -26,6 +26,7 @@ VARIANTS = [
     ("swin_test", "ptsa", {"merge": "lora", "norms": "per_group", "tables": "per_group", "patch": "frozen"}),
     ("swin_test", "mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
     ("swin_test", "taps", {"delta": "low_rank"}),
+    ("swin_test", "rcm", {"full": True, "normalised": False, "layers": "all"}),
     ("pvt_test", "ptsa", {"merge": "frozen", "norms": "per_group", "rank": [1, 2, 0, 3]}),
 ]
 
@@ -179,6 +180,8 @@ def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
         ("taps", {"start": 0.05}, "start is 0.05, threshold 0.1; gates begin open"),
         ("taps", {"penalty": -1.0}, "penalty is -1.0; allowed are 0"),
         ("taps", {"warmup": 1.0}, "warmup is 1.0; it is a part of the run"),
+        ("rcm", {"rank": 0}, "rank is 0 everywhere; allowed are ranks"),
+        ("rcm", {"layers": "first"}, "layers is 'first'; allowed are ends, all"),
         ("taps", {"delta": "sparse"}, "delta is 'sparse'; allowed are dense, low_rank"),
         ("ptsa", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("mtlora", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),

@@ -16,6 +16,7 @@ from training.methods.lora import LORA, LORA_PER_TASK
 from training.methods.mtlora import MTLORA
 from training.methods.multi_task import MULTI_TASK
 from training.methods.ptsa import PTSA
+from training.methods.rcm import RCM
 from training.methods.single_task import SINGLE_TASK
 from training.methods.taps import TAPS
 
@@ -31,6 +32,7 @@ METHODS: dict[str, MethodSpec] = {
     "mtlora": MTLORA,
     "ptsa": PTSA,
     "taps": TAPS,
+    "rcm": RCM,
 }
 
 

@@ -5,7 +5,7 @@ own parameters; group numbers come with every call and are never stored.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.network.layout import Layout, Stream
 from training.network.plan import Node, Plan, make_plan
+from training.network.responses import covariances
 from training.network.slots import Op, Slot, Weights, compute
 
 __all__ = ["Base", "Change", "Method", "MethodSpec"]
@@ -23,7 +24,12 @@ Base = Mapping[str, Tensor]  # the backbone's own tensors of a slot, by role
 
 
 class Change(nn.Module, ABC):
-    """Parameters at one slot, for groups of tasks. Subclasses say what they do with them."""
+    """Parameters at one slot, for groups of tasks. Subclasses say what they do with them.
+
+    responses: whether it begins with what the slot answers to photos, see `meet`.
+    """
+
+    responses: bool = False
 
     @abstractmethod
     def forward(self, slot: Slot, base: Base, x: Tensor, streams: Sequence[Stream]) -> Tensor:
@@ -39,6 +45,9 @@ class Change(nn.Module, ABC):
 
     def start(self, base: Base) -> None:
         """Begin at the backbone's tensors `base`: for what starts as a copy of them."""
+
+    def meet(self, covariance: Tensor) -> None:
+        """Begin with the covariance (C, C), float64, of the slot's outputs over training photos."""
 
     @abstractmethod
     def owners(self) -> Mapping[str, frozenset[str]]:
@@ -105,11 +114,18 @@ class Method(nn.Module):
             parameter.requires_grad_(name in self.trained)
         self.requires_grad_(True)
 
-    def start(self) -> None:
-        """Begin at the backbone as it is now: with its weights loaded, the network is the backbone's."""
-        for slot in self._backbone[0].slots:
-            if change := self.change(slot):
-                change.start(self._backbone[0].tensors(slot))
+    def start(self, photos: Iterable[Tensor] = ()) -> None:
+        """Begin at the backbone as it is now: with its weights loaded, the network is the backbone's.
+
+        photos: normalised images (N, 3, H, W), which are looked at if a change begins with what is answered to them.
+        """
+        backbone = self._backbone[0]
+        changes = {slot: change for slot in backbone.slots if (change := self.change(slot))}
+        for slot, change in changes.items():
+            change.start(backbone.tensors(slot))
+        if asking := [slot for slot, change in changes.items() if change.responses]:
+            for name, covariance in covariances(backbone, asking, photos).items():
+                changes[next(slot for slot in asking if slot.name == name)].meet(covariance)
 
     def penalties(self, progress: float) -> dict[str, Tensor]:
         """What a step adds to the loss of a task, whatever the rule; progress: the part of the run that is done."""
