@@ -13,6 +13,7 @@ from training.errors import ConfigError
 from training.fit_config import FitConfig
 from training.methods import METHODS
 from training.network.checkpoint import as_stored, read_config
+from training.network.experts import adopt
 from training.network.model import ModelConfig, PTSAModel
 from training.network.start import take_over
 
@@ -30,7 +31,7 @@ def build(config: FitConfig, photos: Iterable[Tensor] = ()) -> PTSAModel:
     photos: images (N, 3, H, W), 0...255, for methods that begin with what a backbone answers to them.
     """
     tree, options = TaskTree.parse(config.tree), config.method_options
-    tasks = tuple(task_records(tree.tasks, [_kept(config), *(DATASETS[n].records for n in config.data)]).values())
+    tasks = tuple(task_records(tree.tasks, [_brought(config), *(DATASETS[n].records for n in config.data)]).values())
     model_config = ModelConfig(config.backbone, tree, config.method, options, config.decoder, config.width, tasks)
     model = PTSAModel(model_config, drop_path=config.drop_path or 0.0)
     if config.start is not None:
@@ -40,23 +41,31 @@ def build(config: FitConfig, photos: Iterable[Tensor] = ()) -> PTSAModel:
         model.method.start(map(model.normalised, photos))
     model.freeze()
     _hold(model, config)
-    for tensor in (*model.backbone.trunk.parameters(), *model.method.buffers()):
-        if tensor.is_floating_point() and not tensor.requires_grad:
-            # The shipped precision: nothing learnt on top is lost to rounding.
-            tensor.data = as_stored(tensor.data).float()
+    _round(model.backbone.trunk.parameters())
+    if config.experts:
+        adopt(model, config.experts)
+    _round(model.method.buffers())
     return model
 
 
-def _kept(config: FitConfig) -> dict[str, Task]:
-    """The tasks of `config.start` that stay as they are. Raises ConfigError for those that it does not have."""
-    if not (config.keep and config.start):
-        return {}
-    stored = {task.name: task for task in read_config(config.start).tasks}
-    if missing := [task for task in config.keep if task not in stored]:
-        raise ConfigError(
-            f"--keep names {', '.join(missing)}, but {config.start} has {', '.join(stored)}; keep of these"
-        )
-    return {task: stored[task] for task in config.keep}
+def _round(tensors: Iterable[Tensor]) -> None:
+    """Bring what does not train to the precision that it is shipped in: nothing learnt on top is lost to rounding."""
+    for tensor in tensors:
+        if tensor.is_floating_point() and not tensor.requires_grad:
+            tensor.data = as_stored(tensor.data).float()
+
+
+def _brought(config: FitConfig) -> dict[str, Task]:
+    """The tasks that checkpoints define: those kept, and those of experts. Raises ConfigError for what is not there."""
+    if config.experts and (missing := set(TaskTree.parse(config.tree).tasks) - set(config.experts)):
+        raise ConfigError(f"--experts names none for {', '.join(sorted(missing))}; name one for each task of --tree")
+    files = {task: config.start for task in config.keep if config.start} | config.experts
+    stored = {path: {task.name: task for task in read_config(path).tasks} for path in set(files.values())}
+    for task, path in files.items():
+        if task not in stored[path]:
+            option = "--keep" if task in config.keep else "--experts"
+            raise ConfigError(f"{option} names {task}, but {path} has {', '.join(stored[path])}; take one of these")
+    return {task: stored[path][task] for task, path in files.items()}
 
 
 def _hold(model: PTSAModel, config: FitConfig) -> None:

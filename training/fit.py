@@ -26,7 +26,7 @@ from training.data.photoset import PhotoSet
 from training.data.transforms import AUGMENTATIONS, PublishedAugmentation, to_tensors
 from training.errors import ConfigError
 from training.evaluate import scaled
-from training.fit_config import AUTO, WAYS_TO_SAY, FitConfig, label_faults, resolved
+from training.fit_config import AUTO, WAYS_TO_SAY, FitConfig, label_faults, needs_labels, resolved
 from training.network.checkpoint import save_checkpoint, sha256
 from training.network.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
@@ -110,7 +110,7 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
         announce(run.settings)
         work = Work(
             batches=partial(_batches, config, sets, fabric),
-            losses=partial(_losses, run, sets, balance(sets, run.optimisation.module, fabric.device)),
+            losses=partial(_losses, run, sets, _balance(run, sets)),
             weights=run.settings["loss_weights"],
             save=partial(_save, run),
             validate=partial(_validate, run) if run.validation else None,
@@ -123,6 +123,10 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
     return result
 
 
+def _balance(run: _Run, sets: dict[str, PhotoSet]) -> dict[str, Tensor]:
+    return balance(sets, run.optimisation.module, run.optimisation.fabric.device) if needs_labels(run.config) else {}
+
+
 def _plan(config: FitConfig) -> Plan:
     return Plan("fit", config.out, config.steps, config.warmup, config.seed, config.save_every, config.validate_every)
 
@@ -130,8 +134,9 @@ def _plan(config: FitConfig) -> Plan:
 def _open(config: FitConfig) -> dict[str, PhotoSet]:
     """The training photos of each data set, after a look at them."""
     sets = {name: open_set(name, root, "train") for name, root in config.data.items()}
-    learnt = [task for task in TaskTree.parse(config.tree).tasks if task not in config.keep]
-    refuse(label_faults(learnt, {name: data.tasks for name, data in sets.items()}))
+    if needs_labels(config):
+        learnt = [task for task in TaskTree.parse(config.tree).tasks if task not in config.keep]
+        refuse(label_faults(learnt, {name: data.tasks for name, data in sets.items()}))
     for data in sets.values():
         check_labels(data)
     return sets
@@ -252,7 +257,7 @@ def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric:
     """All that the weights depend on, as JSON: compared when a run goes on, and written into its checkpoint."""
     unused = {"rank", "options"}
     unused |= set() if whole(config) or model.method.trained else {"backbone_rate"}
-    unused |= set() if config.keep else {"keep"}
+    unused |= {name for name in ("keep", "experts") if not getattr(config, name)}
     unused |= {*MAY_CHANGE, "rate_batch", *WAYS_TO_SAY.values()} - {"side"}  # `resolved` has said them otherwise
     settings = {name: value for name, value in asdict(config).items() if name not in unused}
     return settings | {
@@ -262,6 +267,7 @@ def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric:
         "batches": {name: config.batches[name] for name in sets},
         "start": sha256(config.start) if config.start else HUB[config.backbone] if config.pretrained else None,
         "data": {name: _described(data) for name, data in sets.items()},
+        **({"experts": {task: sha256(path) for task, path in config.experts.items()}} if config.experts else {}),
         "device": fabric.device.type,
         "processes": fabric.world_size,
     }

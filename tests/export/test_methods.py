@@ -22,7 +22,7 @@ TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth 
 # Window attentions: stages times branches; a tooth of MTLoRA leaves behind them.
 ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5, "taps": 8, "rcm": 7}
 # Options of whichever method has them: small adapters, gates that no noise shuts.
-SMALL = {"rank": 2, "start": 2.0}
+SMALL = {"rank": 2, "start": 1.0}
 
 
 def compiled(method: str, decoder: str, folder: Path, photo: Path) -> Artifact:
@@ -33,6 +33,8 @@ def compiled(method: str, decoder: str, folder: Path, photo: Path) -> Artifact:
         for name in model.owners():
             parameter = model.get_parameter(name)
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        for buffer in model.method.buffers() if METHODS[method].experts else ():
+            buffer.normal_(std=0.05)
     save_checkpoint(model, folder / "model.safetensors", info={})
     config = CompileConfig(folder / "model.safetensors", folder / "artifact", photo, [photo], sizes=(SIZE,))
     return compile_artifact(config)

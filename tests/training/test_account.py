@@ -81,8 +81,10 @@ class Case:
 def formula(case: Case) -> Account:
     adapters, extras, folded, low_rank = by_method(case)
     decoders = sum(decoder(case, o) for o in case.channels)
+    heads = sum(o * {"hrnet": 1081, "pyramid": 49}[case.decoder] for o in case.channels)
+    trained = heads if case.method == "tinting" else decoders
     norms = {"hrnet": 2 * 1080, "pyramid": 96 + 96 + 48}[case.decoder] * len(case.channels)
-    return Account(adapters, extras, decoders, folded + decoders - norms, low_rank + decoders - norms, adds(case))
+    return Account(adapters, extras, trained, folded + decoders - norms, low_rank + decoders - norms, adds(case))
 
 
 def by_method(case: Case) -> tuple[int, int, int, int]:
@@ -101,6 +103,9 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             pieces = [(name, n) for s in stages for name, n in case.pieces(s).items() if name in names]
             biases = case.width + sum(n if name == "biases" else n // 2 for name, n in pieces)
             return 0, biases, backbone, backbone
+        case "tinting":
+            tensors = 4 + 13 * sum(case.depths) + 3 * (len(case.depths) - 1)
+            return tasks * tensors, 0, backbone, backbone
         case "rcm":
             adapters, folded, factors = 0, backbone, backbone
             for c, d in ((case.channel(s), case.depths[s]) for s in stages):
@@ -253,6 +258,7 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("bitfit", norms=False), 39_840 + 1_946_624),
         (tiny("lora"), 4_676_666),
         (tiny("rcm"), 4 * (565_248 + 8_832) + 1_946_624),  # 8,832: gains
+        (tiny("tinting"), 169 * 4 + 1081 * (21 + 7 + 1 + 3)),
         (tiny("taps"), 4 * (25_878_528 + 48) + 1_946_624),
         (tiny("lora_per_task"), 8_068_154),
     ],

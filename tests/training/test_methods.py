@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ptsa_serve.task_tree import TaskTree
+from training.backbones import build_backbone
 from training.errors import ConfigError
 from training.fit import FitConfig, fit
 from training.methods import METHODS
@@ -32,7 +33,7 @@ VARIANTS = [
 
 
 # Options of whichever method has them: small adapters, and gates so far open that no test shuts them.
-SMALL = {"rank": 2, "start": 2.0}
+SMALL = {"rank": 2, "start": 1.0}
 
 
 def small(method: str) -> dict:
@@ -44,8 +45,15 @@ def new(backbone: str, method: str, options: dict, tree: TaskTree, decoder: str 
 
 
 def shaken(model: PTSAModel) -> PTSAModel:
-    """float64, with values that matter in everything that may be trained."""
+    """float64, with values that matter in everything that may be trained, and experts where there must be some."""
     model = model.double()
+    if METHODS[model.config.method].experts:
+        for task in TASKS:
+            other = build_backbone(model.backbone.name).double()
+            for slot in other.slots:
+                model.method.adopt(
+                    task, slot, {r: t + 0.1 * torch.randn_like(t) for r, t in other.tensors(slot).items()}
+                )
     with torch.no_grad():
         for name in model.owners():
             model.get_parameter(name).add_(torch.randn_like(model.get_parameter(name)), alpha=0.1)
@@ -135,7 +143,10 @@ RUN = ("single_task", "mtlora", "ptsa")
 @pytest.mark.parametrize("method", [m if m in RUN else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_it_trains_resumes_and_loads(method: str, fit_config: FitConfig, tmp_path: Path, kill_in_step) -> None:
     start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
-    config = replace(fit_config, method=method, options=small(method), start=start, steps=4, out=tmp_path / "run")
+    experts = dict.fromkeys(TASKS, start) if METHODS[method].experts else {}
+    config = replace(
+        fit_config, method=method, experts=experts, options=small(method), start=start, steps=4, out=tmp_path / "run"
+    )
     whole = fit(replace(config, out=tmp_path / "whole"))
     kill_in_step(4, lambda: fit(config))
     images = torch.rand(1, 3, 64, 64) * 255

@@ -19,6 +19,7 @@ from training.methods.ptsa import PTSA
 from training.methods.rcm import RCM
 from training.methods.single_task import SINGLE_TASK
 from training.methods.taps import TAPS
+from training.methods.tinting import TINTING
 
 __all__ = ["METHODS", "Method", "MethodSpec", "build_method", "method_options", "method_tree"]
 
@@ -33,6 +34,7 @@ METHODS: dict[str, MethodSpec] = {
     "ptsa": PTSA,
     "taps": TAPS,
     "rcm": RCM,
+    "tinting": TINTING,
 }
 
 

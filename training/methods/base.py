@@ -49,6 +49,13 @@ class Change(nn.Module, ABC):
     def meet(self, covariance: Tensor) -> None:
         """Begin with the covariance (C, C), float64, of the slot's outputs over training photos."""
 
+    def adopt(self, task: str, base: Base, expert: Base) -> None:
+        """Take over what a network that was trained for one task has here in the backbone's place."""
+
+    def expert(self, task: str) -> dict[str, Tensor]:
+        """Values of parameters, by their name here, with which this is what was adopted for a task."""
+        return {}
+
     @abstractmethod
     def owners(self) -> Mapping[str, frozenset[str]]:
         """The tasks that reach each of this change's parameters, by its name here."""
@@ -57,7 +64,8 @@ class Change(nn.Module, ABC):
 class Method(nn.Module):
     """A way to adapt a backbone to several tasks.
 
-    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name.
+    changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name. tinted: the part
+    of each decoder that is trained; empty: all of it.
     """
 
     def __init__(
@@ -66,9 +74,11 @@ class Method(nn.Module):
         layout: Layout,
         changes: Mapping[str, Change] | None = None,
         trained: Callable[[Slot, str], bool] = lambda slot, role: False,
+        tinted: str = "",
     ) -> None:
         super().__init__()
         self.layout = layout
+        self.tinted = tinted
         self.trained = frozenset(
             name for slot in backbone.slots for role, name in slot.tensors.items() if trained(slot, role)
         )
@@ -127,6 +137,19 @@ class Method(nn.Module):
             for name, covariance in covariances(backbone, asking, photos).items():
                 changes[next(slot for slot in asking if slot.name == name)].meet(covariance)
 
+    def adopt(self, task: str, slot: Slot, expert: Base) -> None:
+        """See `Change.adopt`."""
+        if change := self.change(slot):
+            change.adopt(task, self._backbone[0].tensors(slot), expert)
+
+    def expert(self, task: str) -> dict[str, Tensor]:
+        """Values of this method's parameters, by their name here, that make the network the expert of a task."""
+        return {
+            f"changes.{key}.{name}": value
+            for key, change in self.changes.items()
+            for name, value in change.expert(task).items()  # pyright: ignore[reportCallIssue]
+        }
+
     def penalties(self, progress: float) -> dict[str, Tensor]:
         """What a step adds to the loss of a task, whatever the rule; progress: the part of the run that is done."""
         return {}
@@ -150,7 +173,8 @@ class MethodSpec:
 
     build: from backbone, tree, options and the place of the taps. options: a frozen dataclass; raises ConfigError for
     values that fit nothing. tree: the trees that the method has: one for all tasks, one a task, or any. source: where
-    it was published. trains: in words. folds: what is left of it in a compiled graph.
+    it was published. trains: in words. folds: what is left of it in a compiled graph. experts: whether it begins with a
+    trained network of each task.
     """
 
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
@@ -160,3 +184,4 @@ class MethodSpec:
     source: str
     trains: str
     folds: str
+    experts: bool = False

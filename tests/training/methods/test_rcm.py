@@ -161,7 +161,7 @@ def test_a_task_that_is_added_leaves_the_others_bit_for_bit(full: Path, fit_conf
     ("change", "message"),
     [
         ({"method": "ptsa"}, "keep depth: --method ptsa trains .* for normals too; take one whose tasks share nothing"),
-        ({"keep": ["saliency"]}, r"keep names saliency, but \S+ has depth, normals; keep of these"),
+        ({"keep": ["saliency"]}, r"keep names saliency, but \S+ has depth, normals; take one of these"),
         ({"rank": 3}, "options is .*'rank': 2.*, here .*'rank': 3"),
         ({"keep": ["depth", "normals"]}, "must be of --start, and --tree name them and others to learn"),
         ({"start": None, "method": "multi_task", "rank": None}, "must be of --start"),
