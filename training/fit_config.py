@@ -58,7 +58,7 @@ class FitConfig:
             whose tasks share nothing that is trained: rcm, taps.
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
-        rule: what the losses do to the weights: weighted_sum.
+        rule: what the losses do to the weights: weighted_sum, or tinting: experts in place of labels.
         loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.
         batch_each: in place of `batches`: so many photos of every data set.
