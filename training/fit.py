@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
@@ -22,10 +23,10 @@ from training.data.labels import LABELS
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
 from training.data.photoset import PhotoSet
-from training.data.transforms import AUGMENTATIONS, PublishedAugmentation
+from training.data.transforms import AUGMENTATIONS, PublishedAugmentation, to_tensors
 from training.errors import ConfigError
 from training.evaluate import scaled
-from training.fit_config import AUTO, WAYS_TO_SAY, FitConfig, label_faults, resolved
+from training.fit_config import AUTO, WAYS_TO_SAY, FitConfig, label_faults, needs_labels, resolved
 from training.network.checkpoint import save_checkpoint, sha256, write_whole
 from training.network.model import PTSAModel
 from training.options import MAY_CHANGE, refuse
@@ -46,6 +47,7 @@ __all__ = ["FitConfig", "fit", "photo_size"]
 RESULT = "model.safetensors"
 BEST = "best.safetensors"
 RESUME = "resume.ckpt"
+LOOK_AT = 32  # at full size 6,000 tokens of the last stage, for each set
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
         announce(run.settings)
         work = Work(
             batches=partial(_batches, config, sets, fabric),
-            losses=partial(_losses, run, sets, balance(sets, run.optimisation.module, fabric.device)),
+            losses=partial(_losses, run, sets, _balance(run, sets)),
             weights=run.settings["loss_weights"],
             save=partial(_save, run),
             validate=partial(_validate, run) if run.validation else None,
@@ -124,6 +126,10 @@ def _fit(config: FitConfig, fabric: Fabric) -> Path:
     return result
 
 
+def _balance(run: _Run, sets: dict[str, PhotoSet]) -> dict[str, Tensor]:
+    return balance(sets, run.optimisation.module, run.optimisation.fabric.device) if needs_labels(run.config) else {}
+
+
 def _plan(config: FitConfig) -> Plan:
     return Plan("fit", config.out, config.steps, config.warmup, config.seed, config.save_every, config.validate_every)
 
@@ -131,7 +137,9 @@ def _plan(config: FitConfig) -> Plan:
 def _open(config: FitConfig) -> dict[str, PhotoSet]:
     """The training photos of each data set, after a look at them."""
     sets = {name: open_set(name, root, "train") for name, root in config.data.items()}
-    refuse(label_faults(TaskTree.parse(config.tree).tasks, {name: data.tasks for name, data in sets.items()}))
+    if needs_labels(config):
+        learnt = [task for task in TaskTree.parse(config.tree).tasks if task not in config.keep]
+        refuse(label_faults(learnt, {name: data.tasks for name, data in sets.items()}))
     for data in sets.values():
         check_labels(data)
     return sets
@@ -152,7 +160,8 @@ def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held:
         )
     for name, batch in config.batches.items():
         share_of(batch, name, fabric)
-    model = build(config)
+    # A run that goes on has what it saw in its state.
+    model = build(config, () if (config.out / RESUME).exists() else _some_photos(config, sets))
     rule.bind(model, model.owners())
     share_batch_norms(model, fabric)
     settings = _settings(config, model, sets, fabric)
@@ -162,6 +171,13 @@ def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held:
     optimisation = Optimisation(fabric, model, optimizer, max_norm=config.clip, ema=config.ema)
     validation = Validation(held, config.out) if held else None
     return _Run(config, optimisation, rule, validation, settings)
+
+
+def _some_photos(config: FitConfig, sets: dict[str, PhotoSet]) -> Iterator[Tensor]:
+    """At most `LOOK_AT` photos of every data set, evenly spread, one by one as the model sees them: (1, 3, H, W)."""
+    for data in sets.values():
+        for index in np.unique(np.linspace(0, len(data) - 1, min(LOOK_AT, len(data))).round().astype(int)):
+            yield to_tensors(data[int(index)], photo_size(config, data), None)["image"][None]
 
 
 def _restore(run: _Run, state: dict[str, Any]) -> None:
@@ -233,9 +249,10 @@ def _losses(
     batch: dict[str, Any],
     wanted: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The loss of each task, or each that is wanted, that the batch has labels for, over the batch of all processes."""
+    """The loss of each task to learn, or each that is wanted, that the batch has labels for, over all processes."""
     model, fabric = run.optimisation.model, run.optimisation.fabric
-    tasks = [task for task in batch if task in (model.tasks if wanted is None else wanted)]
+    known = model.tasks if wanted is None else wanted
+    tasks = [task for task in batch if task in known and task not in run.config.keep]
     if not tasks:
         return {}
     raw = model(batch["image"].to(fabric.device), tasks)
@@ -254,6 +271,7 @@ def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric:
     """All that the weights depend on, as JSON: compared when a run goes on, and written into its checkpoint."""
     unused = {"rank", "options"}
     unused |= set() if whole(config) or model.method.trained else {"backbone_rate"}
+    unused |= {name for name in ("keep", "experts") if not getattr(config, name)}
     unused |= {*MAY_CHANGE, "rate_batch", *WAYS_TO_SAY.values()} - {"side"}  # `resolved` has said them otherwise
     settings = {name: value for name, value in asdict(config).items() if name not in unused}
     return settings | {
@@ -264,6 +282,7 @@ def _settings(config: FitConfig, model: PTSAModel, sets: dict[str, Any], fabric:
         "batches": {name: config.batches[name] for name in sets},
         "start": sha256(config.start) if config.start else HUB[config.backbone] if config.pretrained else None,
         "data": {name: _described(data) for name, data in sets.items()},
+        **({"experts": {task: sha256(path) for task, path in config.experts.items()}} if config.experts else {}),
         "device": fabric.device.type,
         "processes": fabric.world_size,
     }

@@ -15,10 +15,10 @@ from training.errors import ConfigError
 from training.methods import METHODS, method_options
 from training.network.decoders import DECODERS
 from training.options import number_faults, refuse
-from training.rules import rule_options
+from training.rules import RULES, rule_options
 from training.running.stepping import Precision
 
-__all__ = ["AUTO", "WAYS_TO_SAY", "FitConfig", "label_faults", "resolved"]
+__all__ = ["AUTO", "WAYS_TO_SAY", "FitConfig", "label_faults", "needs_labels", "resolved"]
 
 # Options that say the same in two ways; the second goes before the first unless it is 0.
 WAYS_TO_SAY = {
@@ -53,13 +53,17 @@ class FitConfig:
         pretrained: start from published ImageNet weights, which timm fetches, and keeps, where there is a network.
         tree: task groups a stage: stages split by /, groups by |, tasks by a comma; auto = the one that similarity
             finds for all tasks of the data sets, first; or a tree.json that `similarity` or `export tree` wrote.
+        experts: checkpoints by task, e.g. {depth: runs/depth/model.safetensors}, for the method that merges them.
+        keep: tasks of --start that stay as they are, bit for bit, while the others of the tree are learnt; for methods
+            whose tasks share nothing that is trained: rcm, taps.
         decoder: pyramid, or hrnet (MTLoRA's).
         width: channels of the pyramid decoders.
         rule: what the losses of several tasks do to the weights: weighted_sum; adatask (accumulators of the optimiser a
             task, arXiv 2211.15055); connection_strength (channels have owners, whom the gradients of others do not
             oppose, arXiv 2406.02996); cross_learning (tensors of each task, none far from their centre: proposes a
             tree, arXiv 2010.12993); pareto (every preference among tasks at once, for methods with members, arXiv
-            2210.09759); rank_shrink (adapters lose ranks they do not need, arXiv 2603.20403).
+            2210.09759); rank_shrink (adapters lose ranks they do not need, arXiv 2603.20403);
+            tinting (experts' maps in place of labels, for the method that merges them, arXiv 2412.19098).
         rule_options: the rule's own, see its file.
         loss_weights: of tasks whose loss shall not weigh what its kind's does, e.g. {normals: 10}.
         batches: photos of each data set that pass together, e.g. {nyu: 12, ccp: 4}.
@@ -102,6 +106,8 @@ class FitConfig:
         "segmentation,depth,normals,saliency / segmentation,depth,normals,saliency / "
         "segmentation,saliency | depth,normals / segmentation | saliency | depth | normals"
     )
+    experts: dict[str, Path] = field(default_factory=dict)
+    keep: list[str] = field(default_factory=list)
     decoder: str = "pyramid"
     width: int = 96
     rule: str = "weighted_sum"
@@ -172,12 +178,22 @@ def _tree_faults(config: FitConfig) -> list[str]:
         return [f"--tree: {error}"]
     if len(tree.stages) != 4:
         return [f"--tree has {len(tree.stages)} stages, the backbone has 4; split them by /"]
-    known = dict.fromkeys(task for data in DATASETS.values() for task in data.records)
+    known = dict.fromkeys([*(task for data in DATASETS.values() for task in data.records), *config.experts])
     if unknown := [task for task in tree.tasks if task not in known]:
         return [f"--tree: task {unknown[0]!r} is unknown; known are {', '.join(known)}"]
+    if config.keep and not (config.start and set(config.keep) < set(tree.tasks)):
+        return [f"--keep {config.keep} must be of --start, and --tree name them and others to learn"]
+    if not needs_labels(config):
+        return []
+    learnt = [task for task in tree.tasks if task not in config.keep]
     records = {name: DATASETS[name].records for name in config.data if name in DATASETS}
-    faults = label_faults(tree.tasks, {name: list(tasks) for name, tasks in records.items()}) if records else []
-    return faults + disagreements(tree.tasks, records)
+    faults = label_faults(learnt, {name: list(tasks) for name, tasks in records.items()}) if records else []
+    return faults + disagreements(learnt, records)
+
+
+def needs_labels(config: FitConfig) -> bool:
+    """Whether the photos must have labels of what is learnt."""
+    return not config.experts or config.rule not in RULES or RULES[config.rule].needs_labels
 
 
 def label_faults(tasks: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> list[str]:
@@ -213,6 +229,12 @@ def _model_faults(config: FitConfig) -> list[str]:
         faults.append(f"--augmentation {config.augmentation!r} is unknown; known are {', '.join(AUGMENTATIONS)}")
     if config.pretrained and config.start:
         faults.append("--start and --pretrained are two beginnings; give one of them")
+    if METHODS[config.method].experts != bool(config.experts):
+        faults.append(
+            f"--method {config.method} merges no experts; leave --experts out"
+            if config.experts
+            else f"--method {config.method} merges a network of each task: name them by --experts '{{depth: FILE}}'"
+        )
     if METHODS[config.method].kind != "full" and config.start is None and not config.pretrained:
         faults.append(
             f"--method {config.method} without --start would freeze a backbone of random weights; "

@@ -56,7 +56,8 @@ def test_multiply_adds_follow_the_branches(random_model: Callable[..., PTSAModel
 def test_what_is_counted_beforehand_is_what_is_compiled(method: str, decoder: str, tiny_swin: None) -> None:
     """`training count` sees shapes alone; every tensor of this model is different."""
     torch.manual_seed(0)
-    options = {"rank": 2} if "rank" in METHODS[method].options.__dataclass_fields__ else {}
+    small = {"rank": 2, "start": 1.0}  # of adapters; of gates, which noise shall not shut
+    options = {name: value for name, value in small.items() if name in METHODS[method].options.__dataclass_fields__}
     config = ModelConfig("swin_export_test", BRANCHED, method, options, decoder, width=8)
     model = PTSAModel(config).eval()
     with torch.no_grad():

@@ -25,6 +25,7 @@ ATTENTIONS = {
     "lora_per_task": 8,
     "ptsa": 5,
     "taps": 8,
+    "rcm": 7,
     "mtl_lora": 8,
     "tora": 8,
     "polyhistor": 7,
@@ -34,7 +35,7 @@ ATTENTIONS = {
 MLPS = {name: ATTENTIONS[name] for name in ("single_task", "lora_per_task", "ptsa", "taps", "mtl_lora", "tora")}
 MLPS |= {"mtlora": 4 * 3, **dict.fromkeys(("dora", "ditask", "sinewich"), 3 * 3 + 2)}
 # Options of whichever method has them: small adapters, gates that no noise shuts.
-SMALL = {"rank": 2, "start": 2.0}
+SMALL = {"rank": 2, "start": 1.0}
 
 
 def compiled(method: str, decoder: str, folder: Path, photo: Path, **options: object) -> Artifact:
@@ -45,6 +46,8 @@ def compiled(method: str, decoder: str, folder: Path, photo: Path, **options: ob
         for name in model.owners():
             parameter = model.get_parameter(name)
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        for buffer in model.method.buffers() if METHODS[method].experts else ():
+            buffer.normal_(std=0.05)
     save_checkpoint(model, folder / "model.safetensors", info={})
     config = CompileConfig(folder / "model.safetensors", folder / "artifact", photo, [photo], sizes=(SIZE,))
     return compile_artifact(config)

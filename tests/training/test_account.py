@@ -112,8 +112,10 @@ class Case:
 def formula(case: Case) -> Account:
     adapters, extras, folded, low_rank = by_method(case)
     decoders = sum(decoder(case, o) for o in case.channels)
+    heads = sum(o * {"hrnet": 1081, "pyramid": 49}[case.decoder] for o in case.channels)
+    trained = heads if case.method == "tinting" else decoders
     norms = {"hrnet": 2 * 1080, "pyramid": 96 + 96 + 48}[case.decoder] * len(case.channels)
-    return Account(adapters, extras, decoders, folded + decoders - norms, low_rank + decoders - norms, adds(case))
+    return Account(adapters, extras, trained, folded + decoders - norms, low_rank + decoders - norms, adds(case))
 
 
 def by_method(case: Case) -> tuple[int, int, int, int]:
@@ -134,6 +136,17 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             pieces = [(name, n) for s in stages for name, n in case.pieces(s).items() if name in names]
             biases = case.width + sum(n if name == "biases" else n // 2 for name, n in pieces)
             return 0, biases, backbone, backbone
+        case "tinting":
+            tensors = 4 + 13 * sum(case.depths) + 3 * (len(case.depths) - 1)
+            return tasks * tensors, 0, backbone, backbone
+        case "rcm":
+            adapters, folded, factors = 0, backbone, backbone
+            for c, d in ((case.channel(s), case.depths[s]) for s in stages):
+                k = min(64, c)
+                adapters += tasks * d * (2 * c * k + 2 * c)
+                folded += (tasks - 1) * d * 5 * c * c
+                factors += tasks * d * 7 * c * k if k < c and tasks > 1 else (tasks - 1) * d * 5 * c * c
+            return adapters, 0, folded, factors
         case "taps":
             linears = sum(case.pieces(s)["weights"] for s in stages)
             adapters, deployed = tasks * (linears + 4 * sum(case.depths)), backbone + (tasks - 1) * linears
@@ -241,6 +254,8 @@ def adds(case: Case) -> int:
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += tasks * 2 * n * c * tasks * max(1, c // 8) + teeth
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
+    if case.method == "rcm":  # tasks part behind the first attention
+        total -= (tasks - 1) * case.tokens(0) * (3 * case.width**2 + 2 * 49 * case.width)
     return total + sum(decoder_adds(case, o) for o in case.channels)
 
 
@@ -331,6 +346,8 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("bitfit"), 1_998_080),
         (tiny("bitfit", norms=False), 39_840 + 1_946_624),
         (tiny("lora"), 4_676_666),
+        (tiny("rcm"), 4 * (565_248 + 8_832) + 1_946_624),  # 8,832: gains
+        (tiny("tinting"), 169 * 4 + 1081 * (21 + 7 + 1 + 3)),
         (tiny("taps"), 4 * (25_878_528 + 48) + 1_946_624),
         (tiny("ct_moa"), 783_360 + 64 + 1_946_624),
         (tiny("lora_per_task"), 8_068_154),

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ptsa_serve.task_tree import TaskTree
 from training.backbones import build_backbone
 from training.build import build
 from training.data.nyu import NYU
@@ -17,7 +19,8 @@ from training.errors import ConfigError, DivergedError
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
 from training.methods import METHODS
-from training.network.checkpoint import load_checkpoint, read_info
+from training.network.checkpoint import load_checkpoint, read_info, save_checkpoint
+from training.network.model import ModelConfig, PTSAModel
 from training.scoring.balance import balance
 
 FROZEN = dict.fromkeys(("merge", "norms", "tables", "patch"), "frozen")
@@ -179,7 +182,12 @@ def test_class_weights_are_where_the_model_is(config: FitConfig) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_everything_that_a_model_computes_with_moves_with_it(config: FitConfig, method: str, tmp_path: Path) -> None:
     save_file(build_backbone("swin_test").trunk.state_dict(), tmp_path / "backbone.safetensors")
-    model = build(replace(config, method=method, start=tmp_path / "backbone.safetensors")).to("meta")
+    run: dict[str, Any] = {"method": method, "start": tmp_path / "backbone.safetensors"}
+    if METHODS[method].experts:
+        whole = ModelConfig("swin_test", TaskTree.parse(config.tree), "multi_task", width=8)
+        save_checkpoint(PTSAModel(whole), tmp_path / "whole.safetensors", info={})
+        run["experts"] = dict.fromkeys(whole.tree.tasks, tmp_path / "whole.safetensors")
+    model = build(replace(config, **run)).to("meta")
     for size in ((64, 96), (96, 64)):
         raw = model(torch.zeros(1, 3, *size, dtype=torch.uint8, device="meta"))
         assert {planes.device.type for planes in raw.values()} == {"meta"}

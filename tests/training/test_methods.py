@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ptsa_serve.task_tree import TaskTree
+from training.backbones import build_backbone
 from training.errors import ConfigError
 from training.fit import FitConfig, fit
 from training.methods import METHODS
@@ -35,6 +36,7 @@ VARIANTS = [
     ("swin_test", "ptsa", {"merge": "lora", "norms": "per_group", "tables": "per_group", "patch": "frozen"}),
     ("swin_test", "mtlora", {"merge": "lora", "rank": [1, 2, 0, 3], "norms": "frozen"}),
     ("swin_test", "taps", {"delta": "low_rank"}),
+    ("swin_test", "rcm", {"full": True, "normalised": False, "layers": "all"}),
     ("pvt_test", "ptsa", {"merge": "frozen", "norms": "per_group", "rank": [1, 2, 0, 3]}),
     ("swin_test", "palora", {"merge": "lora", "trunk": "train", "preference": dict.fromkeys(TASKS, 1) | {"depth": 3}}),
     ("swin_test", "ct_moa", {"gate": "dynamic"}),
@@ -42,7 +44,7 @@ VARIANTS = [
 
 
 # Options of whichever method has them: small adapters, and gates so far open that no test shuts them.
-SMALL = {"rank": 2, "start": 2.0}
+SMALL = {"rank": 2, "start": 1.0}
 
 
 def small(method: str) -> dict:
@@ -54,8 +56,15 @@ def new(backbone: str, method: str, options: dict, tree: TaskTree, decoder: str 
 
 
 def shaken(model: PTSAModel) -> PTSAModel:
-    """float64, with values that matter in everything that may be trained."""
+    """float64, with values that matter in everything that may be trained, and experts where there must be some."""
     model = model.double()
+    if METHODS[model.config.method].experts:
+        for task in TASKS:
+            other = build_backbone(model.backbone.name).double()
+            for slot in other.slots:
+                model.method.adopt(
+                    task, slot, {r: t + 0.1 * torch.randn_like(t) for r, t in other.tensors(slot).items()}
+                )
     with torch.no_grad():
         for name in model.owners():
             model.get_parameter(name).add_(torch.randn_like(model.get_parameter(name)), alpha=0.1)
@@ -147,7 +156,10 @@ RUN = ("single_task", "mtlora", "ptsa")
 @pytest.mark.parametrize("method", [m if m in RUN else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_it_trains_resumes_and_loads(method: str, fit_config: FitConfig, tmp_path: Path, kill_in_step) -> None:
     start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
-    config = replace(fit_config, method=method, options=small(method), start=start, steps=4, out=tmp_path / "run")
+    experts = dict.fromkeys(TASKS, start) if METHODS[method].experts else {}
+    config = replace(
+        fit_config, method=method, experts=experts, options=small(method), start=start, steps=4, out=tmp_path / "run"
+    )
     whole = fit(replace(config, out=tmp_path / "whole"))
     kill_in_step(4, lambda: fit(config))
     images = torch.rand(1, 3, 64, 64) * 255
@@ -192,6 +204,8 @@ def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
         ("taps", {"start": 0.05}, "start is 0.05, threshold 0.1; gates begin open"),
         ("taps", {"penalty": -1.0}, "penalty is -1.0; allowed are 0"),
         ("taps", {"warmup": 1.0}, "warmup is 1.0; it is a part of the run"),
+        ("rcm", {"rank": 0}, "rank is 0 everywhere; allowed are ranks"),
+        ("rcm", {"layers": "first"}, "layers is 'first'; allowed are ends, all"),
         ("taps", {"delta": "sparse"}, "delta is 'sparse'; allowed are dense, low_rank"),
         ("ptsa", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("mtlora", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),

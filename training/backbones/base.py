@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.network.slots import Slot, SlotKind, compute
 
-__all__ = ["Backbone", "Flow", "Tap", "conv_slot", "drop_rates", "linear_slot", "norm_slot", "place_slot"]
+__all__ = ["Backbone", "Bare", "Flow", "Tap", "conv_slot", "drop_rates", "linear_slot", "norm_slot", "place_slot"]
 
 # Where decoders read a stage: what leaves its last block, or that after the merging of patches (MTLoRA).
 Tap = Literal["stage", "merged"]
@@ -84,12 +84,12 @@ class Backbone(nn.Module, ABC):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Stage outputs (N, h, w, C) of the bare backbone, for normalised images (N, 3, H, W)."""
-        flow = _Bare(self)
+        flow = Bare(self)
         self.walk(images, flow)
         return flow.taps
 
 
-class _Bare:
+class Bare:
     """One stream and nothing changed."""
 
     def __init__(self, backbone: Backbone) -> None:

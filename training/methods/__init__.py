@@ -25,10 +25,12 @@ from training.methods.palora import PALORA
 from training.methods.pareto import PARETO
 from training.methods.polyhistor import POLYHISTOR, POLYHISTOR_LITE
 from training.methods.ptsa import PTSA
+from training.methods.rcm import RCM
 from training.methods.sinewich import SINEWICH
 from training.methods.single_task import SINGLE_TASK
 from training.methods.tadformer import TADFORMER
 from training.methods.taps import TAPS
+from training.methods.tinting import TINTING
 from training.methods.tora import TORA
 from training.methods.vmt import VMT, VMT_LITE
 
@@ -59,6 +61,8 @@ METHODS: dict[str, MethodSpec] = {
     "lv_adapter": LV_ADAPTER,
     "ct_moa": CT_MOA,
     "tadformer": TADFORMER,
+    "rcm": RCM,
+    "tinting": TINTING,
 }
 
 

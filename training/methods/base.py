@@ -5,7 +5,7 @@ own parameters; group numbers come with every call and are never stored.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from ptsa_serve.task_tree import TaskTree
 from training.backbones.base import Backbone, Tap
 from training.network.layout import Layout, Stream
 from training.network.plan import Node, Plan, make_plan
+from training.network.responses import covariances
 from training.network.simplex import Simplex
 from training.network.slots import Op, Slot, Weights, compute
 from training.phases import Phase
@@ -25,7 +26,12 @@ Base = Mapping[str, Tensor]  # the backbone's own tensors of a slot, by role
 
 
 class Change(nn.Module, ABC):
-    """Parameters at one slot, for groups of tasks. Subclasses say what they do with them."""
+    """Parameters at one slot, for groups of tasks. Subclasses say what they do with them.
+
+    responses: whether it begins with what the slot answers to photos, see `meet`.
+    """
+
+    responses: bool = False
 
     @abstractmethod
     def forward(self, slot: Slot, base: Base, x: Tensor, streams: Sequence[Stream]) -> Tensor:
@@ -41,6 +47,16 @@ class Change(nn.Module, ABC):
 
     def start(self, base: Base) -> None:
         """Begin at the backbone's tensors `base`: for what starts as a copy of them."""
+
+    def meet(self, covariance: Tensor) -> None:
+        """Begin with the covariance (C, C), float64, of the slot's outputs over training photos."""
+
+    def adopt(self, task: str, base: Base, expert: Base) -> None:
+        """Take over what a network that was trained for one task has here in the backbone's place."""
+
+    def expert(self, task: str) -> dict[str, Tensor]:
+        """Values of parameters, by their name here, with which this is what was adopted for a task."""
+        return {}
 
     @abstractmethod
     def owners(self) -> Mapping[str, frozenset[str]]:
@@ -59,7 +75,8 @@ class Method(nn.Module):
     """A way to adapt a backbone to several tasks.
 
     changes: by the name of the slot. trained: the backbone's own parameters that are trained, by name. common: what
-    changes share. simplex: the preference that changes with members mix them by, where there are such.
+    changes share. simplex: the preference that changes with members mix them by, where there are such. tinted: the part
+    of each decoder that is trained; empty: all of it.
     """
 
     def __init__(
@@ -71,10 +88,12 @@ class Method(nn.Module):
         *,
         common: Common | None = None,
         simplex: Simplex | None = None,
+        tinted: str = "",
     ) -> None:
         super().__init__()
         self.layout = layout
         self.simplex = simplex
+        self.tinted = tinted
         self.trained = frozenset(
             name for slot in backbone.slots for role, name in slot.tensors.items() if trained(slot, role)
         )
@@ -121,11 +140,31 @@ class Method(nn.Module):
             parameter.requires_grad_(name in self.trained)
         self.requires_grad_(True)
 
-    def start(self) -> None:
-        """Begin at the backbone as it is now: with its weights loaded, the network is the backbone's."""
-        for slot in self._backbone[0].slots:
-            if change := self.change(slot):
-                change.start(self._backbone[0].tensors(slot))
+    def start(self, photos: Iterable[Tensor] = ()) -> None:
+        """Begin at the backbone as it is now: with its weights loaded, the network is the backbone's.
+
+        photos: normalised images (N, 3, H, W), which are looked at if a change begins with what is answered to them.
+        """
+        backbone = self._backbone[0]
+        changes = {slot: change for slot in backbone.slots if (change := self.change(slot))}
+        for slot, change in changes.items():
+            change.start(backbone.tensors(slot))
+        if asking := [slot for slot, change in changes.items() if change.responses]:
+            for name, covariance in covariances(backbone, asking, photos).items():
+                changes[next(slot for slot in asking if slot.name == name)].meet(covariance)
+
+    def adopt(self, task: str, slot: Slot, expert: Base) -> None:
+        """See `Change.adopt`."""
+        if change := self.change(slot):
+            change.adopt(task, self._backbone[0].tensors(slot), expert)
+
+    def expert(self, task: str) -> dict[str, Tensor]:
+        """Values of this method's parameters, by their name here, that make the network the expert of a task."""
+        return {
+            f"changes.{key}.{name}": value
+            for key, change in self.changes.items()
+            for name, value in change.expert(task).items()  # pyright: ignore[reportCallIssue]
+        }
 
     def places(self) -> dict[str, Slot]:
         """The slot that each parameter of a change lies in, by its name here."""
@@ -159,7 +198,8 @@ class MethodSpec:
     values that fit nothing. tree: the trees that the method has: one for all tasks, one a task, or any. source: where
     it was published. trains: in words. folds: what is left of it in a compiled graph. settings: options that no trained
     tensor depends on, so that they may be set anew in a finished model. windows: whether a backbone must have windows
-    of tokens. neutral: whether the network is the backbone's at its start.
+    of tokens. neutral: whether the network is the backbone's at its start. experts: whether it begins with a
+    trained network of each task.
     """
 
     build: Callable[[Backbone, TaskTree, Any, Tap], Method]
@@ -172,3 +212,4 @@ class MethodSpec:
     settings: Sequence[str] = ()
     windows: bool = False
     neutral: bool = True
+    experts: bool = False

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -95,16 +95,31 @@ class PTSAModel(nn.Module):
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def freeze(self) -> None:
-        """Leave trainable what the method trains, and the decoders."""
+        """Leave trainable what the method trains, and the decoders or the part of them that it names."""
         self.method.freeze()
+        for name, parameter in self.decoders.named_parameters():
+            parameter.requires_grad_(self._tinted(name))
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; batch norms of decoders that are not trained keep their statistics."""
+        super().train(mode)
+        if self.method.tinted:
+            for name, module in self.decoders.named_modules():
+                if isinstance(module, nn.BatchNorm2d) and not self._tinted(f"{name}.weight"):
+                    module.eval()
+        return self
 
     def owners(self) -> dict[str, frozenset[str]]:
         """The tasks whose losses reach each trainable parameter, by its name."""
         everyone = frozenset(self.tasks)
         owners = {f"method.{name}": tasks for name, tasks in self.method.owners().items()}
         owners |= {f"backbone.trunk.{name}": everyone for name in self.method.trained}
-        own = {name for name, _ in self.named_parameters() if name.startswith("decoders.")}
-        return owners | {name: frozenset({name.split(".")[1]}) for name in own}
+        own = [name for name, _ in self.decoders.named_parameters() if self._tinted(name)]
+        return owners | {f"decoders.{name}": frozenset({name.partition(".")[0]}) for name in own}
+
+    def _tinted(self, name: str) -> bool:
+        """Whether a parameter of the decoders is trained."""
+        return self.method.tinted in ("", name.split(".")[1])
 
     def places(self) -> dict[str, Slot]:
         """The slot that each parameter of the backbone, or of a change to it, lies in, by its name."""

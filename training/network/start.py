@@ -1,5 +1,6 @@
 """What a new model takes over from an earlier one: a backbone alone, or all that both of them have."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -14,15 +15,18 @@ from training.running.resume import note
 __all__ = ["take_over"]
 
 
-def take_over(model: PTSAModel, path: Path) -> None:
+def take_over(model: PTSAModel, path: Path, photos: Iterable[Tensor] = ()) -> None:
     """Start `model` from the weights in `path`, and say which of its decoders start fresh.
 
-    What a method added is taken over where the file has it, decoders of the tasks that both have. Raises
-    FileNotFoundError, or CheckpointError if the file is of another network.
+    What a method added is taken over where the file has it (of methods whose tasks share nothing: for the tasks that
+    both have), else it starts, see `Method.start`; photos: (N, 3, H, W), 0...255. Decoders are taken over of the tasks
+    that both have. Raises FileNotFoundError, or CheckpointError if the file is of another network.
     """
     if path.suffix not in TORCH_FILES and is_checkpoint(path):
         stored = read_config(path)
         tensors = read_tensors(path)
+        if _by_task(model):
+            tensors = {name: tensor for name, tensor in tensors.items() if not _of_others(name, model, stored)}
         _refuse_other_models(model, stored, tensors, path)
         fresh = [task for task in model.tasks if task not in stored.tree.tasks]
         if unused := [task for task in stored.tree.tasks if task not in model.tasks]:
@@ -36,7 +40,7 @@ def take_over(model: PTSAModel, path: Path) -> None:
         note(f"{path} has no decoder of {', '.join(fresh)}: started from random weights")
     _load(model, tensors, fresh, path)
     if not any(name.startswith("method.") for name in tensors):
-        model.method.start()
+        model.method.start(map(model.normalised, photos))
 
 
 def _load(model: PTSAModel, tensors: dict[str, Tensor], fresh: list[str], path: Path) -> None:
@@ -58,7 +62,8 @@ def _refuse_other_models(model: PTSAModel, stored: ModelConfig, tensors: dict[st
         if not model.method.changes:
             faults.append(f"it was adapted by {stored.method}, which --method {own.method} has no place for")
         else:
-            pairs |= {name: (getattr(stored, name), getattr(own, name)) for name in ("method", "tree", "options")}
+            same = ("method", "options") if _by_task(model) else ("method", "tree", "options")
+            pairs |= {name: (getattr(stored, name), getattr(own, name)) for name in same}
     faults = [
         f"{name} is {found}, here {wanted}" for name, (found, wanted) in pairs.items() if found != wanted
     ] + faults
@@ -67,6 +72,18 @@ def _refuse_other_models(model: PTSAModel, stored: ModelConfig, tensors: dict[st
             f"{path} is of another model: {'; '.join(faults)}. "
             "Give the options that it was trained with, or start from a file that fits"
         )
+
+
+def _by_task(model: PTSAModel) -> bool:
+    """Whether all that the method adds is one task's and called after it, so that tasks may come and go."""
+    owners = model.method.owners()
+    return bool(owners) and all(tasks == {name.rpartition(".")[2]} for name, tasks in owners.items())
+
+
+def _of_others(name: str, model: PTSAModel, stored: ModelConfig) -> bool:
+    """Whether a method's tensor is of a task of the file that the model does not have."""
+    task = name.rpartition(".")[2]
+    return name.startswith("method.") and task in stored.tree.tasks and task not in model.tasks
 
 
 def _task(name: str) -> str | None:

@@ -10,6 +10,7 @@ from training.rules.connection_strength import ConnectionStrength
 from training.rules.cross_learning import CrossLearning
 from training.rules.pareto import Pareto
 from training.rules.rank_shrink import RankShrink
+from training.rules.tinting import Tinting
 from training.rules.weighted_sum import WeightedSum
 
 __all__ = ["RULES", "Rule", "build_rule", "rule_options"]
@@ -21,6 +22,7 @@ RULES: dict[str, type[Rule]] = {
     "cross_learning": CrossLearning,
     "pareto": Pareto,
     "rank_shrink": RankShrink,
+    "tinting": Tinting,
 }
 
 

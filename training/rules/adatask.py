@@ -38,6 +38,7 @@ class AdaTask(WeightedSum):
     """
 
     needs_task_grads = True
+    needs_labels = True
 
     def __init__(self, separate: bool = True, decay: float = 0.99) -> None:
         if not 0 <= decay < 1:

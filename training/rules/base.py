@@ -79,6 +79,8 @@ class Rule(Protocol):
     # Whether it calls `task_grads` or `write`, which see one process alone, or `losses` several times before it goes
     # back: such rules do not run under torchrun.
     needs_task_grads: bool
+    # Whether photos must have labels of every task; a rule that makes its own takes photos of any set.
+    needs_labels: bool
 
     def phases(self, steps: int) -> Sequence[Phase]:
         """What a run of `steps` steps consists of; their steps add up to it."""

@@ -39,6 +39,7 @@ class ConnectionStrength(WeightedSum):
     """No state: what is drawn depends on the step, what is owned on the weights."""
 
     needs_task_grads = True
+    needs_labels = True
 
     def __init__(self) -> None:
         self._steps = 0

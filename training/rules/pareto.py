@@ -35,6 +35,7 @@ class Pareto(WeightedSum):
     """window: passes in a step (K). No state: what is drawn depends on the step."""
 
     needs_task_grads = True  # the passes of a step are judged together
+    needs_labels = True
 
     def __init__(self, concentration: float = 7.0, window: int = 3, coefficient: float = 1.0) -> None:
         self._concentration, self._window, self._coefficient = concentration, window, coefficient

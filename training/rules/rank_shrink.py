@@ -47,6 +47,7 @@ class RankShrink:
     """The weighted sum's gradients, on fewer and fewer ranks."""
 
     needs_task_grads = False
+    needs_labels = True
 
     def __init__(self) -> None:
         self.alive: dict[str, Tensor] = {}  # by the name of an adapter: booleans (r,)

@@ -16,6 +16,7 @@ class WeightedSum:
     """One phase, no state; the batches pass one after the other, so that one graph at a time is in memory."""
 
     needs_task_grads = False
+    needs_labels = True
 
     def phases(self, steps: int) -> Sequence[Phase]:
         return [Phase("train", steps)]

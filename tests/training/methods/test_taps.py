@@ -12,7 +12,7 @@ from ptsa_serve.task_tree import TaskTree
 from training.accounting.account import effective_tensors
 from training.fit import FitConfig, fit
 from training.methods.taps import Gated
-from training.network.checkpoint import load_checkpoint
+from training.network.checkpoint import load_checkpoint, save_checkpoint
 from training.network.model import ModelConfig, PTSAModel
 from training.network.plan import Plan, make_plan
 from training.rules import RULES
@@ -30,6 +30,13 @@ def new(**options: object) -> PTSAModel:
             if ".gates." not in name:
                 parameter.normal_(std=0.1)
     return model
+
+
+def begun(config: FitConfig, folder: Path) -> Path:
+    """A checkpoint to start from."""
+    whole = PTSAModel(ModelConfig("swin_test", TaskTree.parse(config.tree), "multi_task", width=8))
+    save_checkpoint(whole, folder / "start.safetensors", info={})
+    return folder / "start.safetensors"
 
 
 def gates(model: PTSAModel) -> dict[str, Gated]:
@@ -150,7 +157,7 @@ def test_the_penalty_is_in_each_loss_once_a_step_whatever_the_rule(
             return seen[-1]
 
     monkeypatch.setitem(RULES, "watch", Watch)
-    start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
+    start = begun(fit_config, tmp_path)
     run = replace(
         fit_config, method="taps", start=start, steps=1, rule="watch", accumulate=2, batches={"nyu": 1, "ccp": 1}
     )
@@ -162,7 +169,7 @@ def test_the_penalty_is_in_each_loss_once_a_step_whatever_the_rule(
 
 
 def test_a_penalty_beyond_all_measure_shuts_every_gate(fit_config: FitConfig, tmp_path: Path) -> None:
-    start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
+    start = begun(fit_config, tmp_path)
     options = {"penalty": 1e4, "warmup": 0.0}
     path = fit(replace(fit_config, method="taps", options=options, start=start, steps=2, rate=0.1))
     model = load_checkpoint(path)
