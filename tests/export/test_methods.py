@@ -20,7 +20,15 @@ from training.network.model import ModelConfig, PTSAModel
 SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
 # Window attentions: stages times branches; a tooth leaves behind them. Polyhistor's first adapter is behind the first.
-ATTENTIONS = {"single_task": 8, "lora_per_task": 8, "ptsa": 5, "polyhistor": 7, "polyhistor_lite": 7}
+# LV-Adapter adds those of two tasks to their tokens.
+ATTENTIONS = {
+    "single_task": 8,
+    "lora_per_task": 8,
+    "ptsa": 5,
+    "polyhistor": 7,
+    "polyhistor_lite": 7,
+    "lv_adapter": 4 + 4 * 2,
+}
 
 
 def compiled(method: str, decoder: str, folder: Path, photo: Path) -> Artifact:
