@@ -29,9 +29,16 @@ VARIANTS = [
 ]
 
 
+# Options of whichever method has them: small adapters.
+SMALL = {"rank": 2, "token_width": 16, "head_width": 4}
+
+
+def small(method: str) -> dict:
+    return {name: value for name, value in SMALL.items() if name in METHODS[method].options.__dataclass_fields__}
+
+
 def new(backbone: str, method: str, options: dict, tree: TaskTree, decoder: str = "pyramid") -> PTSAModel:
-    options = {"rank": 2, **options} if "rank" in METHODS[method].options.__dataclass_fields__ else options
-    return PTSAModel(ModelConfig(backbone, tree, method, options, decoder, width=8)).eval()
+    return PTSAModel(ModelConfig(backbone, tree, method, small(method) | options, decoder, width=8)).eval()
 
 
 def shaken(model: PTSAModel) -> PTSAModel:
@@ -126,8 +133,7 @@ RUN = ("single_task", "mtlora", "ptsa")
 @pytest.mark.parametrize("method", [m if m in RUN else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_it_trains_resumes_and_loads(method: str, fit_config: FitConfig, tmp_path: Path, kill_in_step) -> None:
     start = fit(replace(fit_config, steps=1, out=tmp_path / "start"))
-    options = {"rank": 2} if "rank" in METHODS[method].options.__dataclass_fields__ else {}
-    config = replace(fit_config, method=method, options=options, start=start, steps=4, out=tmp_path / "run")
+    config = replace(fit_config, method=method, options=small(method), start=start, steps=4, out=tmp_path / "run")
     whole = fit(replace(config, out=tmp_path / "whole"))
     kill_in_step(4, lambda: fit(config))
     images = torch.rand(1, 3, 64, 64) * 255
@@ -171,6 +177,7 @@ def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
         ("mtlora", {"task_rank": 0}, "task_rank is 0"),
         ("ptsa", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("mtlora", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
+        ("polyhistor", {"share_scaling": True}, "polyhistor has no option 'share_scaling'"),
         ("bitfit", {"rank": 2}, "bitfit has no option 'rank'; it has norms"),
     ],
 )
