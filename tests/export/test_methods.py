@@ -20,6 +20,7 @@ from training.network.model import ModelConfig, PTSAModel
 SIZE = (64, 96)
 TREE = TaskTree.parse("depth,saliency / depth,saliency / depth,saliency / depth | saliency")
 # Window attentions: stages times branches; a tooth leaves behind them. Polyhistor's first adapter is behind the first.
+# LV-Adapter adds those of two tasks to their tokens.
 ATTENTIONS = {
     "single_task": 8,
     "lora_per_task": 8,
@@ -30,6 +31,7 @@ ATTENTIONS = {
     "tora": 8,
     "polyhistor": 7,
     "polyhistor_lite": 7,
+    "lv_adapter": 12,
 }
 # What follows an attention, where teeth have left. In the last stage MTLoRA's alone need the trunk there.
 MLPS = {name: ATTENTIONS[name] for name in ("single_task", "lora_per_task", "ptsa", "taps", "mtl_lora", "tora")}

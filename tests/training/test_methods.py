@@ -44,7 +44,7 @@ VARIANTS = [
 
 
 # Options of whichever method has them: small adapters, and gates so far open that no test shuts them.
-SMALL = {"rank": 2, "start": 1.0}
+SMALL = {"rank": 2, "token_width": 16, "head_width": 4, "start": 1.0}
 
 
 def small(method: str) -> dict:
@@ -209,6 +209,7 @@ def test_a_new_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
         ("taps", {"delta": "sparse"}, "delta is 'sparse'; allowed are dense, low_rank"),
         ("ptsa", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
         ("mtlora", {"merge": "lora"}, "this backbone merges patches by a convolution; choose train or frozen"),
+        ("polyhistor", {"share_scaling": True}, "polyhistor has no option 'share_scaling'"),
         ("bitfit", {"rank": 2}, "bitfit has no option 'rank'; it has norms"),
         ("palora", {"norms": "per_group"}, "norms is 'per_group'; allowed are shared, frozen"),
         ("pareto", {"preference": {"edges": 1}}, "preference names edges; the tasks are segmentation, depth"),
