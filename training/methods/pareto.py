@@ -28,7 +28,9 @@ class Options:
 
 def build(backbone: Backbone, tree: TaskTree, options: Options, tap: Tap) -> Method:
     simplex = Simplex(tree.tasks, options.preference)
-    changes: dict[str, Change] = {slot.name: CopyMembers(backbone.tensors(slot), simplex) for slot in backbone.slots}
+    changes: dict[str, Change] = {
+        slot.name: CopyMembers(backbone.tensors(slot), simplex) for slot in backbone.slots if slot.tensors
+    }
     return Method(backbone, Layout(tree, tap=tap), changes, simplex=simplex)
 
 

@@ -12,7 +12,7 @@ __all__ = ["SINGLE_TASK"]
 
 def build(backbone: Backbone, tree: TaskTree, options: NoOptions, tap: Tap) -> Method:
     changes: dict[str, Change] = {
-        slot.name: Copies(backbone.tensors(slot), tree.groups(slot.stage)) for slot in backbone.slots
+        slot.name: Copies(backbone.tensors(slot), tree.groups(slot.stage)) for slot in backbone.slots if slot.tensors
     }
     return Method(backbone, Layout(tree, tap=tap), changes)
 

@@ -80,7 +80,9 @@ class Merged(Change):
 
 
 def build(backbone: Backbone, tree: TaskTree, options: Options, tap: Tap) -> Method:
-    changes = {slot.name: Merged(backbone.tensors(slot), tree.tasks, options.start) for slot in backbone.slots}
+    changes = {
+        slot.name: Merged(backbone.tensors(slot), tree.tasks, options.start) for slot in backbone.slots if slot.tensors
+    }
     return Method(backbone, Layout(tree, tap=tap), changes, tinted="head")
 
 

@@ -66,7 +66,7 @@ def test_covariances_are_those_of_the_responses_to_all_photos() -> None:
         return y
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.network.responses.compute", watched)
+        patch.setattr("training.backbones.base.compute", watched)
         found = covariances(model.backbone, [slot], photos)
     expected = torch.cat(seen).double().T.cov(correction=0)
     assert list(found) == [slot.name]

@@ -71,7 +71,9 @@ def test_the_trunk_runs_once_and_tasks_read_it_at_the_ends_of_stages(backbone: s
     network = folded(model)
     counts = {slot.name: len(network.plan[slot.name]) for slot in model.backbone.slots}
     for slot in model.backbone.slots:
-        ends = slot.kind == "stage_norm" or (slot.last and slot.kind in ("fc2", "after_mlp", "tap", "after_tap"))
+        ends = slot.kind == "stage_norm" or (
+            slot.last and slot.kind in ("fc2", "after_mlp", "skip", "tap", "after_tap")
+        )
         assert counts[slot.name] == (1 + len(tasks) if ends else 1), slot.name
         stream = network.plan[slot.name][-1].stream
         kept = slot.kind == "fc2" and slot.last

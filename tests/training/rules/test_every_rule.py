@@ -26,7 +26,10 @@ STRUCTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("single_task", {"eps": [None, 0.01, 1, 1], "every": 1}),
     ],
     "pareto": [("palora", {}), ("pareto", {"window": 2, "coefficient": 0})],
+    "rank_shrink": [("ptsa", {}), ("dora", {})],
 }
+# Of one method alone, the one that holds experts; tests/training/methods/test_tinting.py tries it.
+ALONE = ("tinting",)
 DEFAULT = ("adatask",)
 CASES = [
     # Each is four trainings: by default the one that remembers and moves weights itself.
@@ -37,7 +40,7 @@ CASES = [
 
 
 def test_every_rule_is_tried() -> None:
-    assert list(STRUCTURES) == list(RULES)
+    assert [*STRUCTURES, *ALONE] == list(RULES)
     assert all(len(found) > 1 for found in STRUCTURES.values())
 
 

@@ -86,7 +86,7 @@ def test_a_corner_is_its_member_to_the_last_bit(method: str, tmp_path: Path) -> 
     tensors = {name: t for name, t in corner.state_dict().items() if not name.startswith("method.")}
     for slot in corner.backbone.slots:
         change: Any = corner.method.change(slot)
-        if method == "pareto":
+        if method == "pareto" and change:
             of = {role: f"backbone.trunk.{name}" for role, name in slot.tensors.items()}
             tensors |= {of[role]: tensor for role, tensor in change.members[2].named_parameters()}
         elif change:
