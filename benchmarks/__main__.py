@@ -149,9 +149,14 @@ def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
     show_default=True,
     help="a small JSON file a run; those that are there are not run again",
 )
+@click.option("--only", default="", help="Arms to train, by semicolons; default: all.")
 @OUT
-def methods(suite: str, data: dict[str, Path], start: Path, runs: Path, results: Path, out: Path | None) -> None:
-    found = measure_methods(SUITES[suite], data=data, start=start, runs=runs / suite, results=results / suite)
+def methods(
+    suite: str, data: dict[str, Path], start: Path, runs: Path, results: Path, only: str, out: Path | None
+) -> None:
+    names = [name.strip() for name in only.split(";") if name.strip()]
+    chosen = SUITES[suite]
+    found = measure_methods(chosen, data=data, start=start, runs=runs / suite, results=results / suite, only=names)
     print(comparison(found), "Published, of other data and backbones:", sep="\n\n")
     print(results_table("pascal"), results_table("nyud"), sep="\n\n")
     save(summary(suite, found), out)

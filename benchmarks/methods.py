@@ -8,7 +8,7 @@ single-task runs for its baseline. Figures are those of the last step: nothing i
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,11 +18,14 @@ from tqdm import tqdm
 from benchmarks.delta import FIGURES, delta_m
 from benchmarks.measurement import Measurement
 from benchmarks.suites import Arm, Suite
+from export.fold import fold
 from ptsa_serve.files import replace_file
+from ptsa_serve.task_tree import TaskTree
 from ptsa_serve.tasks import TASKS, Kind
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import fit
-from training.network.checkpoint import load_checkpoint
+from training.network.checkpoint import load_checkpoint, read_info
+from training.network.model import PTSAModel
 from training.similarity.search import find_tree, read_tree
 
 __all__ = ["Run", "claims", "comparison", "measure_methods", "rows", "summary"]
@@ -47,7 +50,9 @@ SMALLER = {
 @dataclass(frozen=True)
 class Run:
     """One training of an arm. figures: of each task the one of `FIGURES`. seconds: of the training; None if it was
-    continued after a stop."""
+    continued after a stop. folded: the tasks that share each stage once it is folded, written as a tree; what branches
+    off and is read at a stage's end counts. report: what the rule says of the run. proposed: the tree that it proposes.
+    """
 
     arm: str
     method: str
@@ -56,10 +61,23 @@ class Run:
     trainable: int
     figures: Mapping[str, float]
     seconds: float | None
+    folded: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    proposed: str = ""
 
 
-def measure_methods(suite: Suite, *, data: Mapping[str, Path], start: Path, runs: Path, results: Path) -> list[Run]:
+def measure_methods(
+    suite: Suite,
+    *,
+    data: Mapping[str, Path],
+    start: Path,
+    runs: Path,
+    results: Path,
+    only: Sequence[str] = (),
+) -> list[Run]:
     """Train and evaluate what has no result yet. runs: a folder for trainings, results: one for their JSON files.
+
+    only: names of the arms that are trained, none = all; of the others the results that there are count.
 
     Raises what `fit` and `evaluate` raise.
     """
@@ -77,6 +95,8 @@ def measure_methods(suite: Suite, *, data: Mapping[str, Path], start: Path, runs
     for arm, seed in tqdm(jobs, desc="runs", unit="run"):
         name = f"{arm.name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
         path = results / f"{name}.json"
+        if not path.exists() and only and arm.name not in only:
+            continue
         if not path.exists():
             run = _train(suite, arm, seed, data, start, runs / name)
             replace_file(path, json.dumps(vars(run), indent=1).encode() + b"\n")
@@ -85,7 +105,8 @@ def measure_methods(suite: Suite, *, data: Mapping[str, Path], start: Path, runs
 
 
 def _train(suite: Suite, arm: Arm, seed: int, data: Mapping[str, Path], start: Path, out: Path) -> Run:
-    config = suite.config(arm, seed, data, start, out)
+    experts = _experts(suite, data, start, out.parent) if arm.experts else {}
+    config = suite.config(arm, seed, data, start, out, experts)
     begun = not out.exists()
     before = time.monotonic()
     checkpoint = fit(config)
@@ -99,7 +120,30 @@ def _train(suite: Suite, arm: Arm, seed: int, data: Mapping[str, Path], start: P
             figures[task] = round(value, 4)
     model = load_checkpoint(checkpoint)
     trainable = sum(model.get_parameter(name).numel() for name in model.owners())
-    return Run(arm.name, arm.method, str(arm.tree), seed, trainable, figures, seconds)
+    tree = out / "tree.json"
+    return Run(
+        arm.name, arm.method, str(arm.tree), seed, trainable, figures, seconds,
+        folded=_folded(model),
+        report=read_info(checkpoint).get("rule_report", {}),
+        proposed=str(read_tree(tree)) if tree.exists() else "",
+    )  # fmt: skip
+
+
+def _experts(suite: Suite, data: Mapping[str, Path], start: Path, runs: Path) -> dict[str, Path]:
+    """One checkpoint of single tasks holds a network for each."""
+    single = Arm("single_task", "single_task", tree=TaskTree.independent(suite.tasks))
+    return dict.fromkeys(suite.tasks, fit(suite.config(single, 0, data, start, runs / "single_task-seed0")))
+
+
+def _folded(model: PTSAModel) -> str:
+    """Groups of tasks a stage, by the nodes at its end: streams whose tensors became equal, or stayed so, are one."""
+    plan, layers = fold(model).network.plan, model.backbone.slots
+    stages = []
+    for stage in range(len(model.backbone.widths)):
+        nodes = plan[[slot.name for slot in layers if slot.stage == stage and slot.block is not None][-1]]
+        groups = [sorted({task for stream in node.streams for task in stream.tasks}) for node in nodes]
+        stages.append(" | ".join(",".join(group) for group in groups))
+    return " / ".join(stages)
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

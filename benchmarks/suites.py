@@ -8,6 +8,7 @@ from typing import Any
 
 from ptsa_serve.task_tree import TaskTree
 from training.fit import FitConfig
+from training.methods import METHODS
 from training.similarity.config import SimilarityConfig
 
 __all__ = ["SUITES", "Arm", "Suite", "trees_of_shape"]
@@ -15,13 +16,19 @@ __all__ = ["SUITES", "Arm", "Suite", "trees_of_shape"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One row: a method with its options, run once for each seed. tree: None = the one that similarity finds."""
+    """One row: a method with its options and a rule with its own, run once for each seed.
+
+    tree: None = the one that similarity finds. experts: begins with the networks of single tasks.
+    """
 
     name: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     tree: TaskTree | None = None
     seeds: tuple[int, ...] = (0,)
+    rule: str = "weighted_sum"
+    rule_options: Mapping[str, Any] = field(default_factory=dict)
+    experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,22 @@ class Suite:
         ]
         others = [tree for tree in trees_of_shape(self.tasks, self.counts) if tree != found]
         arms += [Arm(f"ptsa, tree {number}", "ptsa", rank, tree) for number, tree in enumerate(others, 1)]
+        arms += self._family(late, independent)
         return [replace(arm, seeds=(0,)) for arm in arms if arm.name in self.only] if self.only else arms
+
+    def _family(self, late: TaskTree, independent: TaskTree) -> Iterator[Arm]:
+        """Every other method with the options that it has by default, and every rule."""
+        known = ("single_task", "multi_task", "mtlora", "ptsa", "lora", "lora_per_task", "decoders", "bitfit")
+        rules = {"palora": "pareto", "pareto": "pareto", "tinting": "tinting"}
+        for name in (name for name in METHODS if name not in known):
+            yield Arm(name, name, tree=late, rule=rules.get(name, "weighted_sum"), experts=METHODS[name].experts)
+        yield Arm("ct_moa, by photo", "ct_moa", {"gate": "dynamic"}, late)
+        rank = {"rank": self.rank}
+        for rule in ("adatask", "connection_strength", "rank_shrink"):
+            yield Arm(f"ptsa, 1-1-2-4, {rule}", "ptsa", rank, late, rule=rule)
+        # What the shares of the tasks are without it.
+        yield Arm("ptsa, 1-1-2-4, adam", "ptsa", rank, late, rule="adatask", rule_options={"separate": False})
+        yield Arm("lora_per_task, cross_learning", "lora_per_task", rank, independent, rule="cross_learning")
 
     def search(self, data: Mapping[str, Path], start: Path, out: Path) -> SimilarityConfig:
         """The search for the tree, on the photos and at the size of the runs."""
@@ -70,12 +92,20 @@ class Suite:
             **self.measuring,
         )  # fmt: skip
 
-    def config(self, arm: Arm, seed: int, data: Mapping[str, Path], start: Path, out: Path) -> FitConfig:
+    def config(
+        self,
+        arm: Arm,
+        seed: int,
+        data: Mapping[str, Path],
+        start: Path,
+        out: Path,
+        experts: Mapping[str, Path] | None = None,
+    ) -> FitConfig:
         assert arm.tree is not None
         options = dict(arm.options)
         return FitConfig(
             **self.fit, data=dict(data), start=start, out=out, method=arm.method, options=options, tree=str(arm.tree),
-            seed=seed,
+            seed=seed, rule=arm.rule, rule_options=dict(arm.rule_options), experts=dict(experts or {}),
         )  # fmt: skip
 
 

@@ -15,10 +15,14 @@ from ptsa_serve.task_tree import TaskTree
 from training.__main__ import main
 from training.accounting.account import Account, account
 from training.accounting.count import CountConfig, count, parse_tasks
+from training.accounting.method_list import MethodsConfig, list_methods, methods_table
 from training.backbones.swin import SWINS
 from training.errors import ConfigError
 from training.methods import METHODS
+from training.network.model import ModelConfig
+from training.rules import RULES
 
+FOUR = ("segmentation", "depth", "normals", "saliency")
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
 ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora", "dora", "sinewich", "palora")
 TEETH = ("dora", "ditask", "sinewich")  # with weights of their own
@@ -483,10 +487,26 @@ def test_the_list_of_methods_is_the_registry(
     monkeypatch.setattr(sys, "argv", ["training", "methods", "--json"])
     main()
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == list(METHODS)
-    assert {"kind", "source", "tree", "trains", "options", "settings", "folds"} == found["ptsa"].keys()
-    assert found["mtlora"]["options"]["task_rank"] == 4
+    assert list(found["methods"]) == list(METHODS)
+    assert list(found["rules"]) == list(RULES)
+    assert {"kind", "source", "tree", "trains", "options", "settings", "folds"} == found["methods"]["ptsa"].keys()
+    assert found["methods"]["mtlora"]["options"]["task_rank"] == 4
     monkeypatch.setattr(sys, "argv", ["training", "methods"])
     main()
     text = capsys.readouterr().out
     assert all(f"{name}: {spec.kind}" in text and spec.trains in text for name, spec in METHODS.items())
+    assert all(re.search(rf"^  {name} +\w", text, re.MULTILINE) for name in RULES)
+
+
+def test_on_a_backbone_the_list_says_what_each_costs() -> None:
+    found = list_methods(MethodsConfig("pvt_v2_b0"))["methods"]
+    assert found["ptsa"]["graph"] == {"copies": [1, 1, 2, 4], "kept": []}
+    assert found["mtlora"]["graph"]["kept"] == ["low_rank_add"]
+    costs = account(ModelConfig("pvt_v2_b0", TaskTree.of_counts(FOUR, (1, 1, 2, 4)), "ptsa"), (448, 448))
+    assert found["ptsa"]["trainable"] == costs.trainable
+    assert found["ptsa"]["multiply_adds"] == costs.multiply_adds
+    assert "windows" in found["tadformer"]["refused"]
+    text = methods_table(list_methods(MethodsConfig("pvt_v2_b0")))
+    assert "1-1-2-4 copies of the stages" in text
+    with pytest.raises(ConfigError, match="--backbone 'resnet' is unknown; known are swin_nano"):
+        MethodsConfig("resnet")

@@ -17,7 +17,7 @@ from training.network.plan import Plan, make_plan
 from training.network.planned import Effective, Planned
 from training.network.slots import Op, Slot, Weights
 
-__all__ = ["Account", "Found", "account", "effective_tensors", "trained"]
+__all__ = ["Account", "Found", "GraphShape", "account", "effective_tensors", "graph_shape", "trained"]
 
 # What does the same as a method in each slot, by slot and version.
 Found = dict[tuple[str, Hashable], Weights | Op]
@@ -74,6 +74,29 @@ def account(config: ModelConfig, size: tuple[int, int]) -> Account:
         low_rank=decoders + _parameters(model, plan, found, low_rank=True),
         multiply_adds=multiply_adds,
     )
+
+
+@dataclass(frozen=True)
+class GraphShape:
+    """copies: how often each stage is computed, where it is most. kept: kinds of the operations that no folding takes
+    away.
+    """
+
+    copies: tuple[int, ...]
+    kept: tuple[str, ...]
+
+
+def graph_shape(config: ModelConfig) -> GraphShape:
+    """Of a model's compiled graph, as if no two of its tensors had become equal by chance. Raises ConfigError."""
+    with torch.device("meta"):
+        model = PTSAModel(config).eval()
+    plan = make_plan(model.backbone.slots, model.method.layout, model.method.version)
+    copies = [0] * len(model.backbone.widths)
+    for slot in model.backbone.slots:
+        if slot.tensors:
+            copies[slot.stage] = max(copies[slot.stage], len(plan[slot.name]))
+    found = effective_tensors(model, plan).values()
+    return GraphShape(tuple(copies), tuple(sorted({one.kind for one in found if isinstance(one, Op)})))
 
 
 def trained(model: PTSAModel) -> dict[str, int]:
