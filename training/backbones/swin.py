@@ -19,7 +19,7 @@ from torch import SymInt, Tensor, nn
 
 from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot, place_slot
 from training.backbones.prompts import are_prompts, ask, conditioned, joined, patches, pooled
-from training.network.slots import Slot, beyond
+from training.network.slots import Slot, among_patches
 
 __all__ = ["SWINS", "WINDOW", "Swin"]
 
@@ -261,8 +261,8 @@ def _attend(scores: Tensor, qkv: Tensor, *, shift: int, size: tuple[int, int]) -
     _, heads, tokens, _ = scores.shape
     _, _, v = _split(qkv, heads).unbind(0)
     if shift:
-        mask = beyond(_mask(*size, scores), tokens)
-        scores = scores.view(-1, mask.shape[0], heads, tokens, tokens) + mask[None, :, None]
+        mask = _mask(*size, scores)
+        scores = among_patches(scores.view(-1, mask.shape[0], heads, tokens, tokens), mask[None, :, None])
         scores = scores.view(-1, heads, tokens, tokens)
     x = scores.softmax(-1) @ v
     return x.transpose(1, 2).reshape(-1, tokens, heads * v.shape[-1])
