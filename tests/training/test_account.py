@@ -20,7 +20,7 @@ from training.errors import ConfigError
 from training.methods import METHODS
 
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
-ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora")
+ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "tadformer")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Case:
 
     def policy(self, piece: str) -> str:
         """What methods of adapters do with a piece."""
-        norms, merge = self.options.get("norms", "shared"), self.options.get("merge", "train")
+        usual = "frozen" if self.method == "tadformer" else "train"
+        norms, merge = self.options.get("norms", "shared"), self.options.get("merge", usual)
         tables, patch = self.options.get("tables", "shared"), self.options.get("patch", "train")
         match piece:
             case "weights":
@@ -114,6 +115,14 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
         of_tasks = sum(12 * case.channel(s) * 4 * tasks for s in stages if case.rank[s])
         kept = of_tasks + sum(12 * case.channel(s) * case.rank[s] for s in stages)
         return adapters + of_tasks, extras, folded + kept, low_rank + kept
+    if case.method == "tadformer":
+        filters = sum(3 * (9 * r * r + 27 * r) for r in case.rank)
+        prompts = tasks * case.width + sum(2 * case.channel(s) ** 2 for s in stages[:-1])
+        norms = [2 * case.channel(s) for s in stages]
+        # In last blocks the factors stay, and one norm; each stage has two scales, of the trunk and of tasks.
+        kept = filters + prompts + sum(norms) + 2 * 4 + sum(12 * case.channel(s) * case.rank[s] for s in stages)
+        own = filters + prompts + sum(n * d for n, d in zip(norms, case.depths, strict=True)) + 4
+        return adapters + own, extras, folded + kept, low_rank + kept
     return adapters, extras, folded, low_rank
 
 
@@ -156,8 +165,28 @@ def adds(case: Case) -> int:
         if case.method == "ct_moa":
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += tasks * 2 * n * c * tasks * max(1, c // 8) + teeth
+        if case.method == "tadformer":
+            total += prompted(case, stage) + (tasks * merging if case.decoder == "hrnet" else 0)
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     return total + sum(decoder_adds(case, o) for o in case.channels)
+
+
+def prompted(case: Case, stage: int) -> int:
+    """What TADFormer adds to a stage: prompts in its blocks and behind it, adapters and filters in its last block."""
+    tasks, depth, n, c, r = (
+        len(case.channels),
+        case.depths[stage],
+        case.tokens(stage),
+        case.channel(stage),
+        case.rank[stage],
+    )
+    windows = n // 49
+    prompts = depth * (4 * c * c * windows * tasks + 8 * c * c * tasks + 2 * windows * c * ((49 + tasks) ** 2 - 49**2))
+    trunk = 2 * c * r * (n + windows * tasks) + 10 * c * r * (n + tasks)
+    filters = tasks * (12 * c * r * n + 9 * r * r * (windows + 2))
+    streams = 1 + (tasks if case.decoder == "hrnet" else 0)
+    wider = streams * tasks * 2 * c * c if stage < len(case.depths) - 1 else 0
+    return prompts + trunk + filters + wider
 
 
 def decoder_adds(case: Case, outputs: int) -> int:
@@ -188,8 +217,9 @@ def any_case(draw: st.DrawFn) -> Case:
     method = draw(st.sampled_from(list(METHODS)))
     channels = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     heads = draw(st.integers(1, 2))
-    both = ("shared", "frozen") if method == "mtlora" else ("shared", "per_group", "frozen")
+    both = ("shared", "frozen") if method in ("mtlora", "tadformer") else ("shared", "per_group", "frozen")
     options = {"bitfit": {"norms": draw(st.booleans())}}
+    least = int(METHODS[method].tree != "shared" or method == "tadformer")
     adapted = {"norms": st.sampled_from(both), "tables": st.sampled_from(both)} | {
         "merge": st.sampled_from(("train", "lora", "frozen")),
         "patch": st.sampled_from(("train", "frozen")),
@@ -200,7 +230,7 @@ def any_case(draw: st.DrawFn) -> Case:
         heads=tuple(heads * 2**stage for stage in range(4)),
         method=method,
         # Without adapters nothing tells groups apart, and they are computed as one: no closed form says where.
-        rank=tuple(draw(st.lists(st.integers(int(METHODS[method].tree != "shared"), 5), min_size=4, max_size=4))),
+        rank=tuple(draw(st.lists(st.integers(least, 5), min_size=4, max_size=4))),
         counts=tuple(sorted(draw(st.lists(st.integers(1, len(channels)), min_size=4, max_size=4)))),
         channels=tuple(channels),
         side=224,  # no window is padded
@@ -211,6 +241,7 @@ def any_case(draw: st.DrawFn) -> Case:
 
 @settings(max_examples=10, deadline=None)
 @given(case=any_case())
+@example(Case(8, (1, 2, 1, 1), (1, 2, 4, 8), "tadformer", (1, 2, 1, 3), (1, 1, 1, 1), (1, 3), 224, "pyramid"))
 @example(Case(4, (1, 2, 1, 1), (1, 2, 4, 8), "mtlora", (0, 2, 1, 0), (1, 1, 1, 1), (1, 3), 224, "pyramid"))
 def test_counts_equal_their_closed_forms(case: Case) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -248,6 +279,9 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("bitfit", norms=False), 39_840 + 1_946_624),
         (tiny("lora"), 4_676_666),
         (tiny("ct_moa"), 783_360 + 64 + 1_946_624),
+        (tiny("tadformer", rank=16), 3_557_502),
+        (tiny("tadformer", rank=32), 4_776_126),
+        (tiny("tadformer", rank=64), 7_379_262),
         (tiny("lora_per_task"), 8_068_154),
     ],
 )
