@@ -46,9 +46,11 @@ def tidy(model: ir.Model, parameters: Mapping[str, np.ndarray]) -> tuple[str, ..
     `TRANSPOSED` behind it where the graph holds it so. They are what `Externalise` takes out of the file.
     """
     naming = NameWeights(parameters)
-    DeduplicateInitializersPass(size_limit=_ANY_SIZE)(model)
+    once = DeduplicateInitializersPass(size_limit=_ANY_SIZE)
+    once(model)
     quicken(model)
-    ir.passes.Sequential(CompactMasks(), naming, StripMetadata())(model)
+    # A number of the masks may be in the graph already.
+    ir.passes.Sequential(CompactMasks(), once, naming, StripMetadata())(model)
     return naming.found
 
 

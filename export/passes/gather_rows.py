@@ -60,7 +60,7 @@ def _rewrite(graph: ir.Graph, end: ir.Value, shapes: dict[ir.Value, Shape]) -> b
         return False
     unit, arrays = numbered
     rows = arrays[source].size
-    moves, index = number_nodes(graph, nodes, arrays, rows)
+    moves, index = number_nodes(graph, nodes, arrays, rows, end)
     nowhere = arrays[end] == NOWHERE
     index.meta["rows"] = np.where(nowhere, rows, arrays[end]).ravel()
     flat = ir.node("Reshape", [source, integers(graph, -1, rows, unit)])

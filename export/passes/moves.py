@@ -109,9 +109,9 @@ def move(nodes: Sequence[ir.Node], source: ir.Value, array: np.ndarray) -> dict[
 
 
 def number_nodes(
-    graph: ir.Graph, nodes: Sequence[ir.Node], arrays: Mapping[ir.Value, np.ndarray], rows: int
+    graph: ir.Graph, nodes: Sequence[ir.Node], arrays: Mapping[ir.Value, np.ndarray], rows: int, end: ir.Value
 ) -> tuple[list[ir.Node], ir.Value]:
-    """Nodes that move the row numbers 0 to `rows` - 1 as `nodes` move rows, and their last value: int32, flat.
+    """Nodes that move the row numbers 0 to `rows` - 1 as `nodes` move rows, and those that come to `end`: int32, flat.
 
     arrays: what `move` found for the row numbers. What a Pad adds has the number `rows`.
     """
@@ -131,7 +131,7 @@ def number_nodes(
             else:
                 made.append(ir.node(node.op_type, inputs, attributes=dict(node.attributes)))
             numbers[output] = made[-1].outputs[0]
-    made.append(_reshaped(graph, made[-1].outputs[0], (-1,)))
+    made.append(_reshaped(graph, numbers[end], (-1,)))
     return made, made[-1].outputs[0]
 
 

@@ -76,6 +76,19 @@ def test_weights_by_photo_stay_in_the_graph(photo: Path, tmp_path: Path, monkeyp
     assert operations(artifact, photo)["Softmax"] == 4 + 4 * 2
 
 
+@pytest.mark.slow
+def test_kernels_of_the_photo_are_in_no_convolution(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a shifted block, and windows that the map does not fill."""
+    monkeypatch.setitem(SWINS, "swin_methods_test", {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 1, 2, 2)})
+    artifact = compiled("tadformer", "hrnet", tmp_path, photo)
+    assert operations(artifact, photo)["Softmax"] == 5
+    graph = onnx.load(artifact.folder / artifact.variants.all[0].path, load_external_data=False).graph
+    constant = {tensor.name for tensor in graph.initializer}
+    assert all(node.input[1] in constant for node in graph.node if node.op_type == "Conv")
+
+
 def operations(artifact: Artifact, photo: Path) -> Counter[str]:
     """Of a graph that serves both maps, how many there are of each."""
     engine = load_engine("onnxruntime", artifact, EngineOptions(threads=1))

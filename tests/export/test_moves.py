@@ -140,6 +140,21 @@ def test_any_chain_that_keeps_rows_whole_is_one_gather() -> None:
     assert np.array_equal(run(model, x), before)
 
 
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_chain_may_end_in_any_part_of_a_split(part: int) -> None:
+    model = moved(TURNED, ("Split", [[1, 2, 1]], {"axis": 1}), shape=(3, 4, 8))
+    split, last = model.graph[-2], model.graph[-1]
+    more = [ir.Value(name=f"part{i}", type=split.outputs[0].type) for i in range(3)]
+    node = ir.Node("", "Split", split.inputs, attributes=dict(split.attributes), outputs=more)
+    model.graph.insert_after(split, node)
+    last.replace_input_with(0, more[part])
+    model.graph.remove(split, safe=True)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 8)).astype(np.float32)
+    before = run(model, x)
+    assert GatherRows()(model).modified
+    assert np.array_equal(run(model, x), before)
+
+
 @pytest.mark.parametrize(
     ("nodes", "why"),
     [

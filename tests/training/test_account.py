@@ -24,7 +24,9 @@ from training.rules import RULES
 
 FOUR = ("segmentation", "depth", "normals", "saliency")
 PASCAL = "segmentation:21,human_parts:7,saliency,normals"
-ADAPTED = ("ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora", "dora", "sinewich", "palora")
+ADAPTED = (
+    "ptsa", "lora", "lora_per_task", "mtlora", "mtl_lora", "tora", "dora", "sinewich", "palora", "tadformer",
+)  # fmt: skip
 TEETH = ("dora", "ditask", "sinewich")  # with weights of their own
 
 
@@ -62,8 +64,8 @@ class Case:
 
     def policy(self, piece: str) -> str:
         """What methods of adapters do with a piece."""
-        norms, unsaid = self.options.get("norms", "shared"), "frozen" if self.method == "sinewich" else "train"
-        merge = self.options.get("merge", unsaid)
+        usual = "frozen" if self.method in ("sinewich", "tadformer") else "train"
+        norms, merge = self.options.get("norms", "shared"), self.options.get("merge", usual)
         tables, patch = self.options.get("tables", "shared"), self.options.get("patch", "train")
         match piece:
             case "weights":
@@ -190,6 +192,14 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
     if case.method in TEETH:
         trained, weights = map(sum, zip(*map(case.teeth, stages), strict=True))
         return adapters + trained, extras, folded + weights, low_rank + weights
+    if case.method == "tadformer":
+        filters = sum(3 * (9 * r * r + 27 * r) for r in case.rank)
+        prompts = tasks * case.width + sum(2 * case.channel(s) ** 2 for s in stages[:-1])
+        norms = [2 * case.channel(s) for s in stages]
+        # In last blocks the factors stay, and one norm; each stage has two scales, of the trunk and of tasks.
+        kept = filters + prompts + sum(norms) + 2 * 4 + sum(12 * case.channel(s) * case.rank[s] for s in stages)
+        own = filters + prompts + sum(n * d for n, d in zip(norms, case.depths, strict=True)) + 4
+        return adapters + own, extras, folded + kept, low_rank + kept
     return adapters, extras, folded, low_rank
 
 
@@ -257,10 +267,30 @@ def adds(case: Case) -> int:
         if case.method == "ct_moa":
             teeth = tasks * merging if case.decoder == "hrnet" else 0
             total += tasks * 2 * n * c * tasks * max(1, c // 8) + teeth
+        if case.method == "tadformer":
+            total += prompted(case, stage) + (tasks * merging if case.decoder == "hrnet" else 0)
     total += case.tokens(0) * 48 * case.width * (tasks if single else 1)
     if case.method == "rcm":  # tasks part behind the first attention
         total -= (tasks - 1) * case.tokens(0) * (3 * case.width**2 + 2 * 49 * case.width)
     return total + sum(decoder_adds(case, o) for o in case.channels)
+
+
+def prompted(case: Case, stage: int) -> int:
+    """What TADFormer adds to a stage: prompts in its blocks and behind it, adapters and filters in its last block."""
+    tasks, depth, n, c, r = (
+        len(case.channels),
+        case.depths[stage],
+        case.tokens(stage),
+        case.channel(stage),
+        case.rank[stage],
+    )
+    windows = n // 49
+    prompts = depth * (4 * c * c * windows * tasks + 8 * c * c * tasks + 2 * windows * c * ((49 + tasks) ** 2 - 49**2))
+    trunk = 2 * c * r * (n + windows * tasks) + 10 * c * r * (n + tasks)
+    filters = tasks * (12 * c * r * n + 9 * r * r * (windows + 2))
+    streams = 1 + (tasks if case.decoder == "hrnet" else 0)
+    wider = streams * tasks * 2 * c * c if stage < len(case.depths) - 1 else 0
+    return prompts + trunk + filters + wider
 
 
 def decoder_adds(case: Case, outputs: int) -> int:
@@ -291,8 +321,10 @@ def any_case(draw: st.DrawFn) -> Case:
     method = draw(st.sampled_from(list(METHODS)))
     channels = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     heads = draw(st.integers(1, 2))
-    both = ("shared", "frozen") if method in ("mtlora", "palora", *TEETH) else ("shared", "per_group", "frozen")
+    one_trunk = method in ("mtlora", "palora", "tadformer", *TEETH)
+    both = ("shared", "frozen") if one_trunk else ("shared", "per_group", "frozen")
     options = {"bitfit": {"norms": draw(st.booleans())}}
+    least = int(METHODS[method].tree != "shared" or method == "tadformer")
     adapted = {"norms": st.sampled_from(both), "tables": st.sampled_from(both)} | {
         "merge": st.sampled_from(("train", "frozen", *(() if method == "ditask" else ("lora",)))),
         "patch": st.sampled_from(("train", "frozen")),
@@ -303,7 +335,7 @@ def any_case(draw: st.DrawFn) -> Case:
         heads=tuple(heads * 2**stage for stage in range(4)),
         method=method,
         # Without adapters nothing tells groups apart, and they are computed as one: no closed form says where.
-        rank=tuple(draw(st.lists(st.integers(int(METHODS[method].tree != "shared"), 5), min_size=4, max_size=4))),
+        rank=tuple(draw(st.lists(st.integers(least, 5), min_size=4, max_size=4))),
         counts=tuple(sorted(draw(st.lists(st.integers(1, len(channels)), min_size=4, max_size=4)))),
         channels=tuple(channels),
         side=224,  # no window is padded
@@ -314,6 +346,7 @@ def any_case(draw: st.DrawFn) -> Case:
 
 @settings(max_examples=10, deadline=None)
 @given(case=any_case())
+@example(Case(8, (1, 2, 1, 1), (1, 2, 4, 8), "tadformer", (1, 2, 1, 3), (1, 1, 1, 1), (1, 3), 224, "pyramid"))
 @example(Case(4, (1, 2, 1, 1), (1, 2, 4, 8), "mtlora", (0, 2, 1, 0), (1, 1, 1, 1), (1, 3), 224, "pyramid"))
 def test_counts_equal_their_closed_forms(case: Case) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -354,6 +387,9 @@ def tiny(method: str, tree: str = "1,2,2,4", rank: int = 16, tasks: str = PASCAL
         (tiny("tinting"), 169 * 4 + 1081 * (21 + 7 + 1 + 3)),
         (tiny("taps"), 4 * (25_878_528 + 48) + 1_946_624),
         (tiny("ct_moa"), 783_360 + 64 + 1_946_624),
+        (tiny("tadformer", rank=16), 3_557_502),
+        (tiny("tadformer", rank=32), 4_776_126),
+        (tiny("tadformer", rank=64), 7_379_262),
         (tiny("lora_per_task"), 8_068_154),
         (tiny("mtl_lora"), 2_452_032 + 1_599_546 + 1_946_624),
         (tiny("ditask"), 1_602_714 + 1_946_624),

@@ -19,7 +19,7 @@ from torch import SymInt, Tensor, nn
 
 from training.backbones.base import Backbone, Flow, conv_slot, drop_rates, linear_slot, norm_slot, place_slot
 from training.backbones.prompts import are_prompts, ask, conditioned, joined, patches, pooled
-from training.network.slots import Slot, beyond
+from training.network.slots import Slot, among_patches
 
 __all__ = ["SWINS", "WINDOW", "Swin"]
 
@@ -57,7 +57,7 @@ class Swin(Backbone):
         x = flow.each(_channels_last, x)
         x = flow.slot(self._at["patch_embed.norm"], x)
         prompts, x = flow.slot(self._at["prompts"], x, x)
-        rest = [prompts] if are_prompts(prompts) else []
+        rest: list[Any] = [prompts] if are_prompts(prompts) else []
         size = (images.shape[-2] // 4, images.shape[-1] // 4)
         for stage, drops in enumerate(self._drops):
             for block, drop_path in enumerate(drops):
@@ -109,17 +109,17 @@ class Swin(Backbone):
         return (flow.residual(x, h, drop_path),)
 
     def _prompted(
-        self, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float, x: Any, *rest: Any
+        self, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float, x: Any, prompts: Any
     ) -> tuple[Any, ...]:
         """The same with prompts in the windows: the map, the prompts, and in a last block what tasks have asked for."""
         path, shift, heads = f"layers.{stage}.blocks.{block}", SHIFT * (block % 2), self._heads[stage]
         back = partial(_from_windows, shift=shift, size=size)
-        h, x, p = flow.slot(self._at[f"{path}.norm1"], x, x, rest[0])
+        h, x, p = flow.slot(self._at[f"{path}.norm1"], x, x, prompts)
         h = flow.each(joined, flow.again(p), flow.each(partial(_to_windows, shift=shift), h))
         h, x, p = flow.slot(self._at[f"{path}.attn.qkv"], h, x, p)
         scores = flow.each(partial(_scores, heads=heads), h)
         scores, h, x, p = flow.slot(self._at[f"{path}.attn"], scores, h, x, p)
-        rest = [x, p]
+        rest: list[Any] = [x, p]
         asked = flow.each(ask, scores, h, p)
         h = flow.each(partial(_attend, shift=shift, size=size), scores, h)
         if place := self._at.get(f"{path}.attn.asked"):
@@ -263,8 +263,8 @@ def _attend(scores: Tensor, qkv: Tensor, *, shift: int, size: tuple[int, int]) -
     _, heads, tokens, _ = scores.shape
     _, _, v = _split(qkv, heads).unbind(0)
     if shift:
-        mask = beyond(_mask(*size, scores), tokens)
-        scores = scores.view(-1, mask.shape[0], heads, tokens, tokens) + mask[None, :, None]
+        mask = _mask(*size, scores)
+        scores = among_patches(scores.view(-1, mask.shape[0], heads, tokens, tokens), mask[None, :, None])
         scores = scores.view(-1, heads, tokens, tokens)
     x = scores.softmax(-1) @ v
     return x.transpose(1, 2).reshape(-1, tokens, heads * v.shape[-1])

@@ -161,8 +161,8 @@ class Projection(LowRank):
         self.norm, self.norm_bias = _norm(weight)
 
     def owners(self) -> Mapping[str, frozenset[str]]:
-        (tasks,) = self.groups
-        return {**super().owners(), **dict.fromkeys(("norm", "norm_bias"), frozenset(tasks))}
+        (stream,) = self.streams
+        return {**super().owners(), **dict.fromkeys(("norm", "norm_bias"), frozenset(stream.tasks))}
 
 
 def _norm(weight: Tensor) -> tuple[nn.Parameter, nn.Parameter]:

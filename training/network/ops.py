@@ -118,8 +118,8 @@ def _dyn_depthwise(op: Op, y: Tensor, x: Tensor) -> Tensor:
     x is a map (N, h, w, in) or windows (M, prompts + side², in), each with a kernel of its own; the prompts, or prompts
     alone, stay as they are in y. Tensors: down (r, in), up (out, r); generate (9 r, r), generate_bias, std and mean
     (9 r), see `_kernels`; norm and norm_bias (in) before `down`, if there are any. Attributes: scale, prompts.
-    Source: TADFormer (arXiv 2501.04293). The convolution is nine shifted products: engines know none whose weights are
-    computed.
+    Source: TADFormer (arXiv 2501.04293). The convolution is a sum of nine shifted products: engines know none whose
+    weights are computed.
     """
     t, prompts = op.tensors, op.attributes["prompts"]
     windows = x.ndim == 3
@@ -131,11 +131,18 @@ def _dyn_depthwise(op: Op, y: Tensor, x: Tensor) -> Tensor:
     if "norm" in t:
         x = F.layer_norm(x, t["norm"].shape, t["norm"], t["norm_bias"])
     z = F.linear(x, t["down"])
-    kernels, padded = _kernels(op, z.mean((1, 2))), F.pad(z, (0, 0, 1, 1, 1, 1))
-    _, h, w, _ = z.shape
-    shifted = (padded[:, k // 3 : k // 3 + h, k % 3 : k % 3 + w] * kernels[:, None, None, :, k] for k in range(9))
-    update = F.linear(sum(shifted, start=torch.zeros_like(z)) * op.attributes["scale"], t["up"])
+    update = F.linear(_convolved(z, _kernels(op, z.mean((1, 2)))) * op.attributes["scale"], t["up"])
     return y + (F.pad(update.flatten(1, 2), (0, 0, prompts, 0)) if windows else update)
+
+
+def _convolved(z: Tensor, kernels: Tensor) -> Tensor:
+    """z (M, h, w, r) through kernels (M, r, 9), zeros around it: three shifts to the side, three of them all down."""
+    _, h, w, rank = z.shape
+    padded = F.pad(z, (0, 0, 1, 1, 1, 1))
+    aside = torch.cat([padded[:, :, column : column + w] for column in range(3)], -1)
+    rows = kernels.unflatten(-1, (3, 3)).permute(2, 0, 3, 1).flatten(2)[:, :, None, None]
+    sums = [aside[:, row : row + h] * rows[row] for row in range(3)]
+    return (sums[0] + sums[1] + sums[2]).unflatten(-1, (3, rank)).sum(-2)
 
 
 def _kernels(op: Op, mean: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ __all__ = [
     "Slot",
     "SlotKind",
     "Weights",
-    "beyond",
+    "among_patches",
     "compute",
     "position_bias",
 ]
@@ -131,15 +131,21 @@ def compute(slot: Slot, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
             # Of a table, or finished before.
             finished = tensors.get("position_bias")
             bias = position_bias(tensors["table"], slot.attributes["window"]) if finished is None else finished
-            return x + beyond(bias, x.shape[-1])
+            return among_patches(x, bias)
         case "identity":
             return x
 
 
-def beyond(between: Tensor, tokens: int) -> Tensor:
-    """Values between the patches of a window (..., T, T), with 0 for what stands before them, up to so many tokens."""
-    more = tokens - between.shape[-1]
-    return F.pad(between, (more, 0, more, 0)) if more else between
+def among_patches(scores: Tensor, between: Tensor) -> Tensor:
+    """Scores (..., tokens, tokens) plus `between` (..., T, T): the last T tokens of a window are its patches."""
+    patches = between.shape[-1]
+    others = scores.shape[-1] - patches
+    if not others:
+        return scores + between
+    # Not padded: in a graph that would be a constant beside the parameter that it is made of.
+    first, last = scores.split([others, patches], -2)
+    left, right = last.split([others, patches], -1)
+    return torch.cat([first, torch.cat([left, right + between], -1)], -2)
 
 
 def position_bias(table: Tensor, window: int) -> Tensor:
