@@ -175,10 +175,10 @@ def by_method(case: Case) -> tuple[int, int, int, int]:
             deployed = backbone + shared + tasks * sum(2 * c * 4 * 16 for c in widths)
             return shared + tasks * own, backbone, deployed, deployed
         case "ct_moa":
-            # Constant weights: all adapters and T numbers a task; deployed, each task has wide ones of its own.
+            # Constant weights: all adapters and T numbers a task; deployed, each task has a wide `up` of its own.
             hidden = [tasks * max(1, case.channel(s) // 8) for s in stages]
             products = sum(n * case.channel(s) for s, n in zip(stages, hidden, strict=True))
-            deployed = backbone + 2 * tasks * products
+            deployed = backbone + (1 + tasks) * products
             return 2 * products + 4 * tasks * tasks, 0, deployed, deployed
     found = [grouped(case, stage, piece, n) for stage in stages for piece, n in case.pieces(stage).items()]
     adapters, extras, folded, low_rank = map(sum, zip(*found, strict=True))

@@ -40,8 +40,12 @@ class Recorded:
 
     def slot(self, slot: Slot, *values: Any) -> Any:
         self.slots.append(slot.name)
-        y = compute(slot, self._backbone.tensors(slot), values[0])
+        self._slot = slot
+        y = self.again(values[0])
         return [y, *values[1:]] if len(values) > 1 else y
+
+    def again(self, value: Any) -> Any:
+        return compute(self._slot, self._backbone.tensors(self._slot), value)
 
     def each(self, function: Any, *values: Any) -> Any:
         return function(*values)

@@ -109,12 +109,12 @@ class Swin(Backbone):
         return (flow.residual(x, h, drop_path),)
 
     def _prompted(
-        self, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float, x: Any, prompts: Any
+        self, flow: Flow, stage: int, block: int, size: tuple[int, int], drop_path: float, x: Any, p: Any
     ) -> tuple[Any, ...]:
         """The same with prompts in the windows: the map, the prompts, and in a last block what tasks have asked for."""
         path, shift, heads = f"layers.{stage}.blocks.{block}", SHIFT * (block % 2), self._heads[stage]
         back = partial(_from_windows, shift=shift, size=size)
-        h, x, p = flow.slot(self._at[f"{path}.norm1"], x, x, prompts)
+        h, x, p = flow.slot(self._at[f"{path}.norm1"], x, x, p)
         h = flow.each(joined, flow.again(p), flow.each(partial(_to_windows, shift=shift), h))
         h, x, p = flow.slot(self._at[f"{path}.attn.qkv"], h, x, p)
         scores = flow.each(partial(_scores, heads=heads), h)

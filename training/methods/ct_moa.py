@@ -118,10 +118,10 @@ class Mixture(Change):
             return Weights(base)
         # Counted before there are values: as it ends.
         own, routed, constant = self.end if self.parts.is_meta else self.parts.tolist()
-        down, up = self.down.detach(), self.up.detach()
+        down, up = self.down, self.up
         fixed = self._fixed(task, own / 1000, constant / 1000, torch.float64)
         if routed:
-            tensors = {"down": down, "up": up, "router": self.router[task].detach()}
+            tensors = {"down": down, "up": up, "router": self.router[task]}
             tensors |= {"constant": fixed.to(up.dtype)} if routed < 1000 else {}
             return Op("gate", base, tensors, {"share": routed / 1000})
         if own == 1000:

@@ -42,7 +42,7 @@ def expected(model: PTSAModel, photo: Tensor) -> list[dict[str, Tensor]]:
     trunk: Any = model.backbone.trunk
     own = dict(model.method.named_parameters())
     x = trunk.patch_embed.norm(trunk.patch_embed.proj(model.normalised(photo)).permute(0, 2, 3, 1))
-    prompts, found = own["changes.prompts.rows"], []
+    prompts, asked, found = own["changes.prompts.rows"], [], []
     for stage, layer in enumerate(trunk.layers):
         if stage:
             x = layer.downsample(x)
