@@ -6,7 +6,6 @@ each, whichever is faster; that is the best that this machine can do.
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from statistics import median
 import httpx
 import numpy as np
 import onnxruntime
+import psutil
 from tqdm import tqdm
 
 from benchmarks.clients import Load, closed_loop
@@ -149,7 +149,9 @@ def _rival(name: str, graph: Path, photo: bytes) -> Iterator[str]:
                 time.sleep(0.3)
             yield url
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            # Not its process group: workers of some have one of their own.
+            for each in (*psutil.Process(process.pid).children(recursive=True), process):
+                each.kill()
             process.wait()
 
 
