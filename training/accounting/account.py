@@ -78,11 +78,12 @@ def account(config: ModelConfig, size: tuple[int, int]) -> Account:
 
 @dataclass(frozen=True)
 class GraphShape:
-    """copies: how often each stage is computed, where it is most. kept: kinds of the operations that no folding takes
-    away.
+    """copies: how often each stage is computed for what flows on, where that is most. teeth: how many streams leave it
+    for decoders within its last block. kept: kinds of the operations that no folding takes away.
     """
 
     copies: tuple[int, ...]
+    teeth: int
     kept: tuple[str, ...]
 
 
@@ -91,12 +92,13 @@ def graph_shape(config: ModelConfig) -> GraphShape:
     with torch.device("meta"):
         model = PTSAModel(config).eval()
     plan = make_plan(model.backbone.slots, model.method.layout, model.method.version)
-    copies = [0] * len(model.backbone.widths)
-    for slot in model.backbone.slots:
-        if slot.tensors:
-            copies[slot.stage] = max(copies[slot.stage], len(plan[slot.name]))
+    copies, teeth = [0] * len(model.backbone.widths), 0
+    for slot in (slot for slot in model.backbone.slots if slot.tensors):
+        leaving = sum(all(stream.tooth for stream in node.streams) for node in plan[slot.name])
+        copies[slot.stage] = max(copies[slot.stage], len(plan[slot.name]) - leaving)
+        teeth = max(teeth, leaving)
     found = effective_tensors(model, plan).values()
-    return GraphShape(tuple(copies), tuple(sorted({one.kind for one in found if isinstance(one, Op)})))
+    return GraphShape(tuple(copies), teeth, tuple(sorted({one.kind for one in found if isinstance(one, Op)})))
 
 
 def trained(model: PTSAModel) -> dict[str, int]:

@@ -69,7 +69,7 @@ def _costs(name: str, backbone: str) -> dict[str, Any]:
         "trainable": costs.trainable,
         "deployed": {"folded": costs.folded, "low_rank": costs.low_rank},
         "multiply_adds": costs.multiply_adds,
-        "graph": {"copies": list(shape.copies), "kept": list(shape.kept)},
+        "graph": {"copies": list(shape.copies), "teeth": shape.teeth, "kept": list(shape.kept)},
     }
 
 
@@ -96,9 +96,11 @@ def _lines(name: str, row: Mapping[str, Any]) -> str:
 
 
 def _costs_in_words(row: Mapping[str, Any]) -> str:
-    deployed, copies = row["deployed"]["folded"], "-".join(map(str, row["graph"]["copies"]))
-    kept = f", {' and '.join(row['graph']['kept'])} stay" if row["graph"]["kept"] else ""
+    deployed, graph = row["deployed"]["folded"], row["graph"]
+    copies = "-".join(map(str, graph["copies"]))
+    teeth = f", {graph['teeth']} teeth at their ends" if graph["teeth"] else ""
+    kept = f"; {', '.join(graph['kept'])} stay" if graph["kept"] else ""
     return (
         f"{row['trainable'] / 1e6:.2f} M trained, {deployed / 1e6:.2f} M deployed, "
-        f"{row['multiply_adds'] / 1e9:.2f} G multiply-adds; {copies} copies of the stages{kept}"
+        f"{row['multiply_adds'] / 1e9:.2f} G multiply-adds; stages computed {copies} times{teeth}{kept}"
     )
