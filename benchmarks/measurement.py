@@ -66,10 +66,15 @@ def median_ms(seconds: list[float]) -> float:
 
 
 def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Milliseconds of each run: the medians of `rounds` rounds, after one that warms up."""
+    """Milliseconds of each run: the medians of `rounds` rounds, after one that warms up.
+
+    Each is run twice and timed the second time: the first one pays for what another left behind, emptied caches and
+    threads that still spin, which was a fifth of it.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 1):
         for name, run in runs.items():
+            run()
             start = time.perf_counter()
             run()
             if round_number:
