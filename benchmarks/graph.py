@@ -59,14 +59,9 @@ def measure_graph(artifact: Artifact, *, size: tuple[int, int], threads: int, ro
         "all_in_one_against_one_each_ratio": ms["all"] / sum(ms[task] for task in tasks),
         "multiply_adds_ratio": adds["all"] / sum(adds[task] for task in tasks),
     }
-    conditions = {
-        "size": f"{size[1]}x{size[0]}",
-        "threads": threads,
-        "rounds": rounds,
-        "batch": 1,
-        "options": "as served, but graph_default_options_ms",
-        "fastest": f"{fastest.name} {fastest.version} {fastest.precision}",
-    }
+    conditions = {"size": f"{size[1]}x{size[0]}", "threads": threads, "rounds": rounds, "batch": 1}
+    conditions["options"] = "as served, but graph_default_options_ms"
+    conditions["fastest"] = f"{fastest.name} {fastest.version} {fastest.precision}"
     return Measurement("How well does one graph use the machine, against a graph a task?", figures, conditions)
 
 

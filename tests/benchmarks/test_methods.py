@@ -9,6 +9,8 @@ from benchmarks.delta import delta_m
 from benchmarks.methods import Run, claims, comparison, rows, summary
 from benchmarks.suites import SUITES, trees_of_shape
 from ptsa_serve.task_tree import TaskTree
+from training.methods import METHODS
+from training.rules import RULES
 
 KINDS = {"semseg": "classes", "parts": "classes", "sal": "probability", "normals": "unit_vectors"}
 SINGLE = {"semseg": 67.21, "parts": 61.93, "sal": 62.35, "normals": 17.97}
@@ -113,7 +115,27 @@ def test_what_has_a_result_is_not_trained_again(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         benchmarks.methods.measure_methods(suite, **where)
     runs = benchmarks.methods.measure_methods(suite, **where)
-    assert len(runs) == 23
+    count = sum(len(arm.seeds) for arm in suite.arms(found))
+    assert len(runs) == count
     # The one that was stopped is the only one that began twice.
     assert [name for name in set(trained) if trained.count(name) > 1] == [trained[4]]
-    assert len(set(trained)) == 23
+    assert len(set(trained)) == count
+
+
+def test_every_method_and_every_rule_has_an_arm() -> None:
+    suite = SUITES["nyu-nano"]
+    arms = suite.arms(next(trees_of_shape(suite.tasks, suite.counts)))
+    assert {arm.method for arm in arms} == set(METHODS)
+    assert {arm.rule for arm in arms} == set(RULES)
+
+
+def test_arms_that_were_not_asked_for_are_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import benchmarks.methods
+
+    suite = SUITES["nyu-nano"]
+    (tmp_path / "tree.json").write_text(json.dumps(next(trees_of_shape(suite.tasks, suite.counts)).to_json()))
+    monkeypatch.setattr(benchmarks.methods, "_train", lambda suite, arm, seed, *_: run(arm.name, seed, 1.0))
+    where = {"data": {}, "start": tmp_path, "runs": tmp_path / "runs", "results": tmp_path}
+    found = benchmarks.methods.measure_methods(suite, **where, only=["vmt", "ptsa, 1-1-2-4, adatask"])
+    assert {run.arm for run in found} == {"vmt", "ptsa, 1-1-2-4, adatask"}
+    assert len(benchmarks.methods.measure_methods(suite, **where, only=["lora"])) == 3

@@ -50,7 +50,7 @@ def graph(tiny_pvt: None) -> Graph:
     return build_graph(fold(random_model(BRANCHED)), SIZE)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.windows])
 @torch.no_grad()
 def test_folding_is_exact(method: str, images: Images) -> None:
     model = random_model(BRANCHED, method).double()

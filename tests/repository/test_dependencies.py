@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OURS = {"ptsa_serve", "training", "export", "benchmarks"}
+OURS = {"ptsa_serve", "training", "export", "benchmarks", "tests"}
 
 # Which extras may be counted on; every folder has the base dependencies.
 EXTRAS = {
