@@ -11,7 +11,8 @@ from benchmarks.forms import FormsConfig, forms_table, measure_forms
 from benchmarks.gpu import GpuConfig, gpu_table, measure_gpu
 from benchmarks.graph import measure_graph
 from benchmarks.measurement import Measurement, is_measurement, save, table
-from benchmarks.methods import comparison, measure_methods, summary
+from benchmarks.methods import comparison, measure_methods, rows, summary, with_costs
+from benchmarks.methods_plot import draw_methods
 from benchmarks.options import (
     DATA,
     DECODER,
@@ -150,14 +151,24 @@ def trivial(out: Path | None, root: Path, name: str, split: str) -> None:
     help="a small JSON file a run; those that are there are not run again",
 )
 @click.option("--only", default="", help="Arms to train, by semicolons; default: all.")
+@click.option(
+    "--graphs", type=click.Path(path_type=Path, file_okay=False), help="time the arms' graphs too, which are kept there"
+)
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="picture of gains against costs to write")
+@THREADS
+@ROUNDS
 @OUT
 def methods(
-    suite: str, data: dict[str, Path], start: Path, runs: Path, results: Path, only: str, out: Path | None
-) -> None:
+    suite: str, data: dict[str, Path], start: Path, runs: Path, results: Path, only: str, out: Path | None,
+    graphs: Path | None, plot: Path | None, **timing: int,
+) -> None:  # fmt: skip
     names = [name.strip() for name in only.split(";") if name.strip()]
     chosen = SUITES[suite]
     found = measure_methods(chosen, data=data, start=start, runs=runs / suite, results=results / suite, only=names)
-    print(comparison(found), "Published, of other data and backbones:", sep="\n\n")
+    table = with_costs(rows(found), chosen, graphs, **timing)
+    if plot is not None:
+        replace_file(plot, draw_methods(table))
+    print(comparison(table, chosen.tasks), "Published, of other data and backbones:", sep="\n\n")
     print(results_table("pascal"), results_table("nyud"), sep="\n\n")
     save(summary(suite, found), out)
 

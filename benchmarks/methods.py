@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.delta import FIGURES, delta_m
 from benchmarks.measurement import Measurement
+from benchmarks.parameters import costs
 from benchmarks.suites import Arm, Suite
 from export.fold import fold
 from ptsa_serve.files import replace_file
@@ -25,10 +26,10 @@ from ptsa_serve.tasks import TASKS, Kind
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import fit
 from training.network.checkpoint import load_checkpoint, read_info
-from training.network.model import PTSAModel
+from training.network.model import ModelConfig, PTSAModel
 from training.similarity.search import find_tree, read_tree
 
-__all__ = ["Run", "claims", "comparison", "measure_methods", "rows", "summary"]
+__all__ = ["SIZE", "Run", "claims", "comparison", "measure_methods", "rows", "summary", "with_costs"]
 
 # Claims of Delta m: an arm, and the one that it must exceed. Of trained parameters: the arm that PTSA must not.
 BETTER = {
@@ -45,6 +46,9 @@ SMALLER = {
     "PTSA trains no more parameters than MTLoRA": "mtlora",
     "PTSA trains a fifth of the parameters of full fine-tuning, or fewer": "fifth",
 }
+
+
+SIZE = (384, 512)  # of the photo whose costs are counted: what the shipped model sees of most
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,27 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return found
 
 
+def with_costs(
+    table: Sequence[Mapping[str, Any]], suite: Suite, graphs: Path | None, *, threads: int, rounds: int
+) -> list[dict[str, Any]]:
+    """The rows with deployed parameters and multiply-adds for photos of the models' own size and, with a folder for
+    graphs, milliseconds; what a training makes equal, or shuts, costs what it would without.
+    """
+    found = suite.arms(TaskTree.parse(next(row["tree"] for row in table if row["arm"] == "ptsa")))
+    arms = {arm.name: arm for arm in found if arm.tree is not None}
+    models = {
+        row["arm"]: ModelConfig(suite.fit["backbone"], TaskTree.parse(row["tree"]), arm.method, dict(arm.options))
+        for row in table
+        if (arm := arms.get(row["arm"]))
+    }
+    rows = costs(models, SIZE, graphs, threads=threads, rounds=rounds)
+    return [
+        {**row, "deployed": own.folded, "giga_multiply_adds": own.giga_multiply_adds, "ms": own.ms}
+        for row in table
+        if (own := rows.get(row["arm"]))
+    ]
+
+
 def claims(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the paper claims, each with whether it holds here and its two figures; those whose arms have run.
 
@@ -201,19 +226,22 @@ def claims(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def comparison(runs: Sequence[Run]) -> str:
-    """Both tables, for people."""
-    table = rows(runs)
-    tasks = list(runs[0].figures)
-    lines = ["| arm | trained, M | " + " | ".join(tasks) + " | delta m, % | seeds |"]
-    lines.append("|---" * (len(tasks) + 4) + "|")
+def comparison(table: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
+    """The rows, with their costs, and the claims, for people."""
+    heads = ["arm", "trained, M", "deployed, M", "G multiply-adds", "ms", *tasks, "delta m, %", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in table:
-        spread = "" if row["delta_m_sd"] is None else f" ± {row['delta_m_sd']:.2f}"
-        figures = " | ".join(f"{row[task]:.3f}" for task in tasks)
-        lines.append(
-            f"| {row['arm']} | {row['trainable'] / 1e6:.2f} | {figures} | {row['delta_m_percent']:+.2f}{spread} "
-            f"| {row['seeds']} |"
-        )
+        cells = [
+            row["arm"],
+            f"{row['trainable'] / 1e6:.2f}",
+            f"{row['deployed'] / 1e6:.2f}",
+            f"{row['giga_multiply_adds']:.2f}",
+            "–" if row["ms"] is None else f"{row['ms']:.0f}",
+            *(f"{row[task]:.3f}" for task in tasks),
+            f"{row['delta_m_percent']:+.2f}" + ("" if row["delta_m_sd"] is None else f" ± {row['delta_m_sd']:.2f}"),
+            str(row["seeds"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     for claim in claims(table):
         answer = "yes" if claim["holds"] else "no"
         lines.append(f"{answer}: {claim['claim']} ({claim['ours']:,.4g} against {claim['theirs']:,.4g})")

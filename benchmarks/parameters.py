@@ -21,7 +21,7 @@ from training.errors import ConfigError
 from training.methods import METHODS
 from training.network.model import ModelConfig
 
-__all__ = ["Row", "beside_published", "cases", "measure_parameters", "parameters_table"]
+__all__ = ["Row", "beside_published", "cases", "costs", "measure_parameters", "parameters_table"]
 
 TASKS = "segmentation:21,human_parts:7,saliency,normals"
 TREES = ("1-1-1-1", "1-1-2-4", "1-2-2-4", "4-4-4-4")
@@ -73,9 +73,7 @@ def measure_parameters(
     figures: dict[str, Any] = {}
     for backbone in backbones:
         models = cases(backbone, methods, decoder=decoder, rank=rank)
-        rows = {label: _row(config, size) for label, config in models.items()}
-        if graphs is not None:
-            rows = _timed(rows, models, size, graphs, threads=threads, rounds=rounds)
+        rows = costs(models, size, graphs, threads=threads, rounds=rounds)
         figures[backbone] = {label: asdict(row) for label, row in rows.items()}
     conditions: dict[str, str | int | float] = {
         "size": f"{size[1]}x{size[0]}",
@@ -95,14 +93,22 @@ def measure_parameters(
     return Measurement("What does each method cost?", figures, conditions)
 
 
+def costs(
+    models: Mapping[str, ModelConfig], size: Size, graphs: Path | None, *, threads: int, rounds: int
+) -> dict[str, Row]:
+    """Of each model for photos of `size` (H, W). graphs: folder where graphs are kept; None = nothing is timed."""
+    rows = {label: _row(config, size) for label, config in models.items()}
+    return rows if graphs is None else _timed(rows, models, size, graphs, threads=threads, rounds=rounds)
+
+
 def _row(config: ModelConfig, size: Size) -> Row:
-    costs = account(config, size)
+    found = account(config, size)
     return Row(
-        trainable=costs.trainable,
-        folded=costs.folded,
-        low_rank=costs.low_rank,
-        folded_MB=4 * costs.folded / 1e6,
-        giga_multiply_adds=costs.multiply_adds / 1e9,
+        trainable=found.trainable,
+        folded=found.folded,
+        low_rank=found.low_rank,
+        folded_MB=4 * found.folded / 1e6,
+        giga_multiply_adds=found.multiply_adds / 1e9,
     )
 
 

@@ -1,12 +1,18 @@
 """The comparison of methods: its arithmetic, and that it goes on where it was stopped."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from benchmarks.delta import delta_m
-from benchmarks.methods import Run, claims, comparison, rows, summary
+from benchmarks.methods import Run, claims, comparison, rows, summary, with_costs
+from benchmarks.methods_plot import draw_methods, front
 from benchmarks.suites import SUITES, trees_of_shape
 from ptsa_serve.task_tree import TaskTree
 from training.methods import METHODS
@@ -89,8 +95,13 @@ def test_rows_and_claims_follow_the_figures() -> None:
     # Of a suite that is not done, what can be said.
     assert claims(rows(runs[:4])) == []
     assert len(claims(rows(runs[:6]))) == 4
-    text = comparison(runs)
-    assert "| ptsa | 0.00 | 0.850 | +15.00 ± 7.07 | 2 |" in text
+    priced = [
+        {**row, "deployed": 2e6, "giga_multiply_adds": 7.0, "ms": 150.0 if row["arm"] == "ptsa" else None}
+        for row in table
+    ]
+    text = comparison(priced, ["depth"])
+    assert "| ptsa | 0.00 | 2.00 | 7.00 | 150 | 0.850 | +15.00 ± 7.07 | 2 |" in text
+    assert "| lora | 0.00 | 2.00 | 7.00 | – | 0.700 |" in text
     assert "yes: PTSA is above MTLoRA (20 against 0)" in text
     assert summary("x", runs).figures["ptsa_delta_m_percent"] == pytest.approx(15)
 
@@ -139,3 +150,34 @@ def test_arms_that_were_not_asked_for_are_not_trained(tmp_path: Path, monkeypatc
     found = benchmarks.methods.measure_methods(suite, **where, only=["vmt", "ptsa, 1-1-2-4, adatask"])
     assert {run.arm for run in found} == {"vmt", "ptsa, 1-1-2-4, adatask"}
     assert len(benchmarks.methods.measure_methods(suite, **where, only=["lora"])) == 3
+
+
+def test_arms_cost_what_their_models_do() -> None:
+    suite = SUITES["nyu-nano"]
+    arms = {arm.name: arm for arm in suite.arms(next(trees_of_shape(suite.tasks, suite.counts)))}
+    table = [
+        {"arm": name, "tree": str(arms[name].tree), "trainable": 1}
+        for name in ("ptsa", "multi_task", "vmt", "ptsa, 1-1-2-4")
+    ]
+    found = {row["arm"]: row for row in with_costs(table, suite, None, threads=1, rounds=1)}
+    assert list(found) == [row["arm"] for row in table]
+    assert found["multi_task"]["deployed"] < found["vmt"]["deployed"] < found["ptsa, 1-1-2-4"]["deployed"]
+    assert found["ptsa, 1-1-2-4"]["giga_multiply_adds"] < found["ptsa"]["giga_multiply_adds"]
+    assert found["ptsa"]["ms"] is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
+def test_on_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    costs, gains = zip(*points, strict=True)
+    line = front(costs, gains)
+    for index, (cost, gain) in enumerate(points):
+        beaten = any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
+        assert index not in line or not beaten
+        assert beaten or points[index] in [points[i] for i in line]
+
+
+def test_the_picture_is_of_gains_against_costs() -> None:
+    row = {"arm": "ptsa", "trainable": 2e6, "giga_multiply_adds": 11.0, "ms": None, "delta_m_percent": 1.0}
+    picture = Image.open(io.BytesIO(draw_methods([row, {**row, "arm": "vmt", "trainable": 9e7}])))
+    assert picture.format == "PNG"
+    assert np.asarray(picture.convert("L")).std() > 5
