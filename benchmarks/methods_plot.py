@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 __all__ = ["draw_methods", "front"]
 
 OURS, OTHERS = "#d1495b", "#30638e"
+TICKS = (0.01, 0.1, 1, 2, 5, 10, 20, 50, 100)
 
 
 def draw_methods(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -52,6 +53,8 @@ def _panel(ax: Axes, names: Sequence[str], costs: Sequence[float], gains: Sequen
     ax.axhline(0, color="#bbbbbb", linewidth=0.6)
     if max(costs) > 10 * min(costs):
         ax.set_xscale("log")
+        ax.set_xticks(ticks := [tick for tick in TICKS if min(costs) < 1.5 * tick < 2 * max(costs)], map(str, ticks))
+        ax.minorticks_off()
     ax.grid(color="#eeeeee", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.tick_params(labelsize=8)
