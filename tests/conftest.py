@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -17,6 +18,10 @@ from ptsa_serve.tasks import TASKS
 # Before anything imports torch. Tiny networks on many threads wait more than they compute: on a busy machine the tests
 # of training and export took ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run, so that what passes here passes elsewhere; HYPOTHESIS_PROFILE=default draws others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 TINY_SIZES = ((48, 64), (64, 48), (56, 56))
 _WIDTH, _INNER, _RANK = 8, 16, 2
