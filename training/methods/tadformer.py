@@ -22,6 +22,7 @@ Counts on Swin-T, decoders and patch embedding with it, four tasks: 7,379,262 at
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,8 +74,9 @@ class Kept(Change):
     def version(self, stream: Stream) -> bool:
         return stream.tooth
 
+    @abstractmethod
     def effective(self, slot: Slot, base: Base, stream: Stream) -> Op:
-        raise NotImplementedError
+        """The operation."""
 
     def owners(self) -> Mapping[str, frozenset[str]]:
         return {name: frozenset(self.tasks) for name, _ in self.named_parameters()}

@@ -144,7 +144,8 @@ class ReadOut(Change):
             task = stream.tasks[0]
             shift = shift + up @ self.shift[task].to(dtype)
             up = up * self.gain[task].to(dtype)
-        return Op("read_out", base, {"up": up, "shift": shift}, source=Stream(beside.tasks))
+        reads = {"reads": base["weight"].shape[1]}
+        return Op("read_out", base, {"up": up, "shift": shift}, reads, source=Stream(beside.tasks))
 
 
 def build(backbone: Backbone, tree: TaskTree, options: Options, tap: Tap, *, tied: bool = False) -> Method:

@@ -17,10 +17,8 @@ __all__ = ["OPS", "apply", "dense"]
 
 
 def dense(slot: Slot, op: Op, x: Tensor) -> Tensor:
-    """The slot's own operation under `op`, on the input of its source."""
-    if op.kind == "read_out":
-        x = x[..., : op.base["weight"].shape[1]]
-    return compute(slot, op.base, x)
+    """The slot's own operation under `op`, on the input of its source: all of it, or its first `reads` channels."""
+    return compute(slot, op.base, x[..., : op.attributes["reads"]] if "reads" in op.attributes else x)
 
 
 def apply(op: Op, y: Tensor, x: Tensor) -> Tensor:
@@ -39,10 +37,10 @@ def _low_rank_add(op: Op, y: Tensor, x: Tensor) -> Tensor:
 def _read_out(op: Op, y: Tensor, x: Tensor) -> Tensor:
     """y + up z + bias, where z, the last channels of x, is what the slot's own weight does not read.
 
-    Tensors: up (out, n); shift (out), if there is one. Several read-outs of one stream share the dense product.
-    Source: VMT-Adapter (arXiv 2312.08733).
+    Tensors: up (out, n); shift (out), if there is one. Attribute: reads, the channels that it does read. Several
+    read-outs of one stream share the dense product. Source: VMT-Adapter (arXiv 2312.08733).
     """
-    return y + F.linear(x[..., op.base["weight"].shape[1] :], op.tensors["up"], op.tensors.get("shift"))
+    return y + F.linear(x[..., op.attributes["reads"] :], op.tensors["up"], op.tensors.get("shift"))
 
 
 def _bottleneck(op: Op, y: Tensor, x: Tensor) -> Tensor:
