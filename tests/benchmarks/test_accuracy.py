@@ -57,7 +57,7 @@ def test_a_person_map_with_void_is_a_mean_of_the_rest(tmp_path: Path) -> None:
 
 def test_served_maps_are_scored_on_what_is_labelled(nyu: Path, predictor: Predictor) -> None:
     figures = measure_accuracy(predictor, name="nyu", root=nyu, split="val").figures
-    assert set(figures) == {"depth_RMSE_m", "depth_relative_error", "depth_delta_1.25_percent"}
+    assert {"depth_RMSE_m", "depth_relative_error", "depth_delta_1.25_percent"} < set(figures)
     square, count = 0.0, 0
     for number, part in ((0, slice(None)), (1, slice(0, WIDTH // 2))):
         photo = (nyu / f"val/image/{number:04}.jpg").read_bytes()

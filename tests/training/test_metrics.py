@@ -25,7 +25,8 @@ MAPS = {
     "edges": lambda: (rng.random((12, 16)) > 0.7).astype(np.uint8),
 }
 BEST = {"mIoU_percent": 100, "RMSE_m": 0, "mean_angle_degrees": 0, "IoU_percent": 100, "max_F_percent": 100}
-BEST |= {"F_percent": 100, "ODS_F_percent": 100}
+BEST |= {"F_percent": 100, "ODS_F_percent": 100, "edge_F_percent": 100}
+BEST |= {"aligned_RMSE_m": 0, "aligned_delta_1.25_percent": 100}
 
 
 @pytest.mark.parametrize("task", MAPS)
@@ -125,3 +126,34 @@ def test_saliency_f_matches_a_loop_over_thresholds(seed: int) -> None:
         recall = (chosen & t).sum() / max(1, t.sum())
         best = max(best, 1.3 * precision * recall / max(0.3 * precision + recall, 1e-12))
     assert metric.compute()["max_F_percent"] == pytest.approx(100 * best)
+
+
+def left_and_right(column: int) -> np.ndarray:
+    return np.repeat((np.arange(320) >= column)[None], 240, 0).astype(np.uint8)
+
+
+def test_an_edge_is_found_where_the_map_has_one_within_three_pixels() -> None:
+    for shift, right in ((0, 100), (3, 100), (4, 0)):
+        metric = metric_for(TASKS["segmentation"])
+        metric.update(left_and_right(100 + shift), left_and_right(100))
+        assert metric.compute()["edge_F_percent"] == pytest.approx(right), shift
+
+
+def test_edges_beside_pixels_without_label_do_not_count() -> None:
+    label = left_and_right(100)
+    label[:, 200:] = 255
+    metric = metric_for(TASKS["segmentation"])
+    predicted = label.copy()
+    predicted[:, 198:] = 7
+    metric.update(predicted, label)
+    assert metric.compute()["edge_F_percent"] == pytest.approx(100)
+
+
+@given(factor=st.floats(0.2, 5))
+def test_the_scale_of_a_map_does_not_change_what_is_measured_of_its_shape(factor: float) -> None:
+    label, predicted = MAPS["depth"](), MAPS["depth"]()
+    one, other = metric_for(TASKS["depth"]), metric_for(TASKS["depth"])
+    one.update(predicted, label)
+    other.update(predicted * factor, label)
+    for name in ("aligned_RMSE_m", "aligned_delta_1.25_percent"):
+        assert other.compute()[name] == pytest.approx(one.compute()[name], rel=1e-2)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["class_boundaries", "disc", "peaks"]
+__all__ = ["class_boundaries", "class_edges", "disc", "peaks"]
 
 # A crest may be this much lower than its neighbours across (Dollar and Zitnick, PAMI 2015, non-maximum suppression).
 _SLACK = np.float32(1.01)
@@ -48,6 +48,14 @@ def class_boundaries(classes: NDArray) -> NDArray[np.uint8]:
     edge[:, 1:] |= columns
     edge[:, :-1] |= columns
     return _thinned(edge).astype(np.uint8)
+
+
+def class_edges(classes: NDArray) -> NDArray[np.bool_]:
+    """Which pixels (H, W) have another class below or to the right: lines about one pixel wide, in no time."""
+    edge = np.zeros(classes.shape, bool)
+    edge[:-1] |= classes[1:] != classes[:-1]
+    edge[:, :-1] |= classes[:, 1:] != classes[:, :-1]
+    return edge
 
 
 def _thinned(lines: NDArray[np.bool_]) -> NDArray[np.bool_]:

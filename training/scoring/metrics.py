@@ -2,8 +2,9 @@
 
 `update(map, label)` takes one photo at the label's size, NumPy, in the units of the artifact's maps; pixels without a
 label, and so photos without one, do not count. `compute()` gives figures by name, None where nothing had a label.
-Protocols: mIoU from one confusion matrix; RMSE over all labelled pixels of the split; mean angle over all labelled
-pixels (atan2 form, exact near 0); saliency IoU at 0.5 a photo, 1 where neither map nor label holds anything, averaged
+Protocols: mIoU from one confusion matrix; F of the edges between classes (Csurka et al., BMVC 2013, of all classes at
+once); RMSE over all labelled pixels of the split, and again with each map scaled to its label's median, which asks for
+the shape alone; mean angle over all labelled pixels (atan2 form, exact near 0); saliency IoU at 0.5 a photo, 1 where neither map nor label holds anything, averaged
 over photos; max-F with beta² = 0.3 over 255 thresholds of the mean precision and recall (Achanta et al., CVPR 2009), a
 photo's precision or recall being 1 where it is a share of nothing; boundary F as in `Boundary`.
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ptsa_serve.tasks import Task
 from training.data.labels import labelled
-from training.scoring.boundaries import disc, peaks
+from training.scoring.boundaries import class_edges, disc, peaks
 
 __all__ = ["Figures", "Metric", "metric_for"]
 
@@ -30,10 +31,10 @@ class Metric(Protocol):
 
 
 def metric_for(task: Task, *, tolerance: float = 0.0075) -> Metric:
-    """A fresh metric for a task. tolerance: of boundaries, the part of the diagonal that they may be off."""
+    """A fresh metric for a task. tolerance: of boundaries and edges, the part of the diagonal that they may be off."""
     match task.kind:
         case "classes":
-            return Confusion(task)
+            return Confusion(task, tolerance)
         case "metres":
             return DepthError()
         case "unit_vectors":
@@ -45,16 +46,29 @@ def metric_for(task: Task, *, tolerance: float = 0.0075) -> Metric:
 
 
 class Confusion:
-    """mIoU over classes that occur in labels or predictions, and pixel accuracy; per cent."""
+    """mIoU over classes that occur in labels or predictions, pixel accuracy, and F of edges; per cent.
 
-    def __init__(self, task: Task) -> None:
+    An edge is right if the other side has one within `tolerance` of the diagonal, 3 pixels at 320 x 240. Edges that
+    near to pixels without a label do not count.
+    """
+
+    def __init__(self, task: Task, tolerance: float) -> None:
         self._n = len(task.classes)
+        self._tolerance = tolerance
         self._matrix = np.zeros((self._n, self._n), np.int64)
+        self._found = self._right = self._true = self._met = 0
 
     def update(self, predicted: NDArray, label: NDArray) -> None:
         valid = labelled("classes", label)
         pairs = label[valid].astype(np.int64) * self._n + predicted[valid]
         self._matrix += np.bincount(pairs, minlength=self._n**2).reshape(self._n, self._n)
+        near = disc(self._tolerance * math.hypot(*label.shape))
+        inside = cv2.erode(valid.astype(np.uint8), near) > 0
+        found, true = class_edges(predicted), class_edges(label)
+        self._found += int((found & inside).sum())
+        self._right += int((found & inside & _within(true, near)).sum())
+        self._true += int((true & inside).sum())
+        self._met += int((true & inside & _within(found, near)).sum())
 
     def compute(self) -> Figures:
         hit = self._matrix.diagonal()
@@ -63,14 +77,25 @@ class Confusion:
         return {
             "mIoU_percent": _mean((100 * hit[present] / union[present]).sum(), present.sum()),
             "pixel_accuracy_percent": _mean(100 * hit.sum(), self._matrix.sum()),
+            "edge_F_percent": self._edge_f(),
         }
+
+    def _edge_f(self) -> float | None:
+        if not self._true:
+            return None
+        precision, recall = float(_share(self._right, self._found)), self._met / self._true
+        return 200 * precision * recall / max(precision + recall, 1e-12)
 
 
 class DepthError:
-    """Root mean square error in metres, mean relative error, share within a factor of 1.25."""
+    """Root mean square error in metres, mean relative error, share within a factor of 1.25.
+
+    `aligned`: of maps of which each is scaled to have its label's median.
+    """
 
     def __init__(self) -> None:
         self._square = self._relative = self._near = self._n = 0.0
+        self._aligned_square = self._aligned_near = 0.0
 
     def update(self, predicted: NDArray, label: NDArray) -> None:
         valid = labelled("metres", label)
@@ -79,13 +104,19 @@ class DepthError:
         self._relative += float((np.abs(p - t) / t).sum())
         self._near += float((np.maximum(p / t, t / p) < 1.25).sum())
         self._n += len(t)
+        if len(t):
+            p *= np.median(t) / np.median(p)
+            self._aligned_square += float(((p - t) ** 2).sum())
+            self._aligned_near += float((np.maximum(p / t, t / p) < 1.25).sum())
 
     def compute(self) -> Figures:
-        square = _mean(self._square, self._n)
+        square, aligned = _mean(self._square, self._n), _mean(self._aligned_square, self._n)
         return {
             "RMSE_m": None if square is None else square**0.5,
             "relative_error": _mean(self._relative, self._n),
             "delta_1.25_percent": _mean(100 * self._near, self._n),
+            "aligned_RMSE_m": None if aligned is None else aligned**0.5,
+            "aligned_delta_1.25_percent": _mean(100 * self._aligned_near, self._n),
         }
 
 
@@ -171,6 +202,11 @@ class Boundary:
         f = 200 * precision * recall / np.maximum(precision + recall, 1e-12)
         known = self._true > 0
         return {"ODS_F_percent": float(f.max()) if known else None, "F_percent": float(f[49]) if known else None}
+
+
+def _within(lines: NDArray[np.bool_], near: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The pixels that have one of `lines` in their neighbourhood."""
+    return cv2.dilate(lines.astype(np.uint8), near) > 0
 
 
 def _above(values: NDArray, steps: int) -> NDArray[np.int64]:
