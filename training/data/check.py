@@ -31,6 +31,7 @@ _SHOWN = 20  # faults in the text; the JSON has all
 _MARKS: dict[str, tuple[str, ...]] = {
     "pascal": ("ImageSets/Context/*.txt",),
     "nyud": ("gt_sets/*.txt",),
+    "horses": ("figure_ground/*",),
     "nyu": ("train/image", "val/image"),
     "ccp": ("train/*.[jJ][pP]*", "val/*.[jJ][pP]*"),
 }
@@ -41,7 +42,8 @@ class CheckConfig:
     """What `python -m training data check` takes.
 
     Args:
-        folder: of a data set in one of the layouts: compact NYU, CCP, or the archives of NYUD-v2 and PASCAL-Context.
+        folder: of a data set in one of the layouts: compact NYU, CCP, Weizmann horses, or the archives of NYUD-v2 and
+            PASCAL-Context.
         all: read every photo and label, not 48 photos of each split.
         json: print everything as JSON.
     """

@@ -4,9 +4,10 @@
 label, and so photos without one, do not count. `compute()` gives figures by name, None where nothing had a label.
 Protocols: mIoU from one confusion matrix; F of the edges between classes (Csurka et al., BMVC 2013, of all classes at
 once); RMSE over all labelled pixels of the split, and again with each map scaled to its label's median, which asks for
-the shape alone; mean angle over all labelled pixels (atan2 form, exact near 0); saliency IoU at 0.5 a photo, 1 where neither map nor label holds anything, averaged
-over photos; max-F with beta² = 0.3 over 255 thresholds of the mean precision and recall (Achanta et al., CVPR 2009), a
-photo's precision or recall being 1 where it is a share of nothing; boundary F as in `Boundary`.
+the shape alone; mean angle over all labelled pixels (atan2 form, exact near 0); saliency IoU at 0.5 a photo, 1 where
+neither map nor label holds anything, averaged over photos; max-F with beta² = 0.3 over 255 thresholds of the mean
+precision and recall (Achanta et al., CVPR 2009), a photo's precision or recall being 1 where it is a share of nothing;
+boundary F as in `Boundary`.
 """
 
 import math
