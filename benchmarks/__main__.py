@@ -25,16 +25,19 @@ from benchmarks.options import (
     SPLIT,
     THREADS,
     named_folders,
+    work,
 )
 from benchmarks.parameters import beside_published, measure_parameters, parameters_table
 from benchmarks.parameters_plot import draw_parameters
 from benchmarks.picture import draw
 from benchmarks.published import results_table
 from benchmarks.service import measure_load, measure_memory, measure_requests
+from benchmarks.steadiness import measure_steadiness
 from benchmarks.suites import SUITES
 from benchmarks.training_speed import measure_training_speed
 from export.errors import ExportError
 from export.options import parse_batches, parse_sizes
+from export.photos import choose_photos
 from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.errors import EngineError, PTSAError
 from ptsa_serve.files import replace_file
@@ -125,6 +128,16 @@ def rivals(model: Path | None, out: Path | None, count: int, only: str, **option
 @click.option("--limit", default=0, type=click.IntRange(min=0), help="about so many photos, evenly spread; 0 = all")
 def accuracy(model: Path | None, threads: int, out: Path | None, root: Path, name: str, split: str, limit: int) -> None:
     _report(measure_accuracy(_predictor(model, threads), name=name, root=root, split=split, limit=limit), out)
+
+
+@main.command(help="Do maps change with the size of a photo, or when the camera moves by a few pixels?")
+@MODEL
+@THREADS
+@OUT
+@click.option("--photos", type=click.Path(path_type=Path), required=True, help="a photo, or a folder of JPEGs")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="photos, evenly spread")
+def steadiness(model: Path | None, threads: int, out: Path | None, photos: Path, limit: int) -> None:
+    _report(measure_steadiness(_predictor(model, threads), choose_photos([photos], limit)), out)
 
 
 @main.command(help="How good is a predictor that does not look at the photo?")
@@ -242,13 +255,7 @@ def training_speed(out: Path | None, size: int, **options: Any) -> None:
 )
 @click.option("--photo-count", default=100, show_default=True, help="labelled photos of each set, 0: all")
 @click.option("--size", default="384x512", show_default=True, help="HxW of the graphs of a fixed size")
-@click.option(
-    "--work",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs/forms"),
-    show_default=True,
-    help="folder for the artifacts, which a second run finds there",
-)
+@work("runs/forms", "artifacts")
 @THREADS
 @ROUNDS
 @OUT
@@ -267,13 +274,7 @@ def forms(data: dict[str, Path], size: str, out: Path | None, **options: Any) ->
 @click.option("--batch", default="1,4,8", show_default=True, help="photos of a run, by commas")
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(min=1))
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="for PyTorch; default: random weights")
-@click.option(
-    "--work",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs/gpu-check"),
-    show_default=True,
-    help="folder for the plans, which a second run finds there",
-)
+@work("runs/gpu-check", "plans")
 def gpu(model: Path | None, out: Path | None, size: str, batch: str, **options: Any) -> None:
     (only, *_) = parse_sizes(size)
     config = GpuConfig(_artifact(model), size=only, batches=parse_batches(batch), **options)

@@ -1,5 +1,6 @@
 """Options that several questions share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -9,7 +10,20 @@ from training.data import DATASETS
 from training.network.decoders import DECODERS
 from training.network.model import STRIDE
 
-__all__ = ["DATA", "DECODER", "MODEL", "OUT", "RANK", "ROUNDS", "SET", "SIZE", "SPLIT", "THREADS", "named_folders"]
+__all__ = [
+    "DATA",
+    "DECODER",
+    "MODEL",
+    "OUT",
+    "RANK",
+    "ROUNDS",
+    "SET",
+    "SIZE",
+    "SPLIT",
+    "THREADS",
+    "named_folders",
+    "work",
+]
 
 
 def named_folders(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
@@ -30,6 +44,13 @@ def _side(ctx: click.Context, param: click.Parameter, side: int) -> int:
     if side < STRIDE or side % STRIDE:
         raise click.BadParameter(f"{side} is no multiple of {STRIDE} from {STRIDE} on", ctx, param)
     return side
+
+
+def work(folder: str, what: str) -> Callable:
+    """The option of a measurement that keeps what it makes."""
+    text = f"folder for the {what}, which a second run finds there"
+    path = click.Path(path_type=Path, file_okay=False)
+    return click.option("--work", type=path, default=Path(folder), show_default=True, help=text)
 
 
 MODEL = click.option("--model", type=click.Path(path_type=Path), help="artifact folder; default: the shipped one")
