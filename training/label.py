@@ -44,18 +44,19 @@ class LabelConfig:
         side: photos are kept at most so long, in pixels; their labels at half of that.
         confident: pixels have no label where the teacher's confidence is less: of a class its probability, of saliency
             2 |p - 1/2|; depth and normals have none.
-        familiar: photos have no label of a teacher that they are less familiar to: to ade20k and room, the share of
-            walls, floor, ceiling and furniture.
+        familiar: photos that are less familiar to a teacher have no label of it. To room and ade20k that is the share
+            of walls, floor, ceiling and furniture, times how sure they are on average; to u2net, how salient what is
+            most salient is.
         limit: label at most so many photos, evenly spread; 0 = all. Look at those, then run again without.
         workers: processes that label, with one thread each; 0 = this one, with as many as its libraries like.
     """
 
-    photos: list[Path]
+    photos: list[str]
     teachers: list[str]
     out: Path
     side: int = 512
     confident: float = 0.5
-    familiar: float = 0.5
+    familiar: float = 0.45
     limit: int = 0
     workers: int = 1
 
@@ -63,10 +64,10 @@ class LabelConfig:
         faults = number_faults(vars(self))
         faults += [f"--{name} names none; name at least one" for name in ("photos", "teachers") if not vars(self)[name]]
         faults += [
-            f"--out {self.out} lies in {folder}, whose photos are to be labelled, and what is written would be labelled "
-            "next time; name a folder elsewhere"
+            f"--out {self.out} lies in {folder}, whose photos are to be labelled, and those written there would be "
+            "labelled next time; name a folder elsewhere"
             for folder in self.photos
-            if self.out.resolve().is_relative_to(folder.resolve())
+            if self.out.resolve().is_relative_to(Path(folder).resolve())
         ]
         if self.side < _LEAST_SIDE:
             faults.append(f"--side is {self.side}; it must be at least {_LEAST_SIDE}")
@@ -81,7 +82,7 @@ def label(config: LabelConfig) -> dict[str, Any]:
     files that cannot be read or written.
     """
     teachers = find_teachers(config.teachers)
-    jobs = evenly(find_jobs(config.photos), config.limit)
+    jobs = evenly(find_jobs(map(Path, config.photos)), config.limit)
     _claim(config, teachers)
     faults = _label(config, teachers, jobs)
     records = Journal(config.out, config.out / "train").records

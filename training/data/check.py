@@ -42,7 +42,8 @@ class CheckConfig:
     """What `python -m training data check` takes.
 
     Args:
-        folder: of a data set in one of the layouts: compact NYU, CCP, what `label` wrote, or the archives of NYUD-v2 and PASCAL-Context.
+        folder: of a data set in one of the layouts: compact NYU, CCP, what `label` wrote, or the archives of NYUD-v2
+            and PASCAL-Context.
         all: read every photo and label, not 48 photos of each split.
         json: print everything as JSON.
     """

@@ -90,7 +90,7 @@ def flip(sample: LabelledPhoto) -> LabelledPhoto:
 
 
 def cropped(sample: LabelledPhoto, size: tuple[int, int], rng: np.random.Generator) -> LabelledPhoto:
-    """A part of the photo that has the shape of `size` (H, W), as large as can be, anywhere; the whole if it nearly has.
+    """A part of the photo that has the shape of `size` (H, W), as large as can be, anywhere; the whole if nearly so.
 
     Nobody who sees the part alone knows the lens, so labels are those of the shorter one that it seems to have been
     taken with, as in `camera.turn`.

@@ -17,7 +17,7 @@ from training.labelling.base import Guess, Guesses
 from training.labelling.grids import on_grid
 from training.labelling.litert import LiteRT
 
-__all__ = ["ADE20K", "FILES", "ADETeacher", "Outputs", "nyu_classes", "room_share"]
+__all__ = ["ADE20K", "FILES", "ADETeacher", "Outputs", "familiar", "nyu_classes", "room_share"]
 
 FILES = ("deeplabv3_mnv2_ade20k150_logits.tflite", "mosaic_r3_logits_uint8.tflite")
 
@@ -105,7 +105,8 @@ class ADETeacher:
         """See `LabelTeacher`."""
         outputs = self._networks(photo)
         classes = nyu_classes(outputs)
-        return Guesses({"segmentation": Guess(classes, classes.max(-1))}, room_share(outputs.logits))
+        guess = Guess(classes, classes.max(-1))
+        return Guesses({"segmentation": guess}, familiar(room_share(outputs.logits), guess))
 
 
 def nyu_classes(outputs: Outputs) -> NDArray[np.float32]:
@@ -120,12 +121,22 @@ def nyu_classes(outputs: Outputs) -> NDArray[np.float32]:
     others = np.concatenate([many[..., :1], many[..., _SHARED:]], -1)
     mass = others.sum(-1, keepdims=True)
     others *= (mass + few[..., :1]) / 2 / np.maximum(mass, 1e-6)
-    return np.concatenate([others[..., :1], known, others[..., 1:]], -1) @ _MATRIX
+    every = np.concatenate([others[..., :1], known, others[..., 1:]], -1)
+    return (every @ _MATRIX).astype(np.float32, copy=False)
 
 
 def room_share(logits: NDArray[np.float32]) -> float:
     """How much of a photo is walls, floor, ceiling and furniture, 0...1, by DeepLab's logits (h, w, 151)."""
     return float(_softmax(logits)[..., _ROOM].sum(-1).mean())
+
+
+def familiar(share: float, segmentation: Guess) -> float:
+    """How much of a photo is a room that the teacher knows its way about, 0...1: `room_share` times its confidence.
+
+    Either alone is high for many a close-up: what fills the picture passes for a floor, or one thing is sure.
+    """
+    assert segmentation.confidence is not None
+    return share * float(segmentation.confidence.mean())
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

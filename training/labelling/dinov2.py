@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class DINOv2(nn.Module):
             weights = _read(path)
             _, places, width = weights["pos"].shape
             depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
-            norm = partial(nn.LayerNorm, eps=1e-6)
+            norm: Any = partial(nn.LayerNorm, eps=1e-6)
             self.patch = nn.Conv2d(3, width, PATCH, PATCH)
             self.cls = nn.Parameter(torch.zeros(1, 1, width))
             self.pos = nn.Parameter(torch.zeros(1, places, width))

@@ -1,6 +1,8 @@
 """TensorFlow Lite networks, run by LiteRT."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,9 @@ class LiteRT:
     """A network of one image; one thread. Raises CheckpointError for a damaged file."""
 
     def __init__(self, path: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
+        runtime = import_module("ai_edge_litert.interpreter")
         try:
-            self._net = Interpreter(str(path), num_threads=1)
+            self._net = runtime.Interpreter(str(path), num_threads=1)
             self._net.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -36,7 +37,7 @@ class LiteRT:
         self._net.invoke()
         return [self._real(place) for place in self._net.get_output_details()]
 
-    def _real(self, place: dict) -> NDArray[np.float32]:
+    def _real(self, place: dict[str, Any]) -> NDArray[np.float32]:
         values = self._net.get_tensor(place["index"])[0]
         if values.dtype == np.float32:
             return values

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from training.errors import CheckpointError
 from training.labelling import room_features, room_head
+from training.labelling.ade20k import familiar
 from training.labelling.base import Guess, Guesses
 from training.labelling.room_features import CHANNELS, RoomFeatures
 from training.labelling.room_head import load_head, maps_of
@@ -32,5 +33,10 @@ class RoomTeacher:
         features, share = self._features(photo)
         maps = {task: values[0].permute(1, 2, 0).numpy() for task, values in maps_of(self._head(features)).items()}
         classes = maps["segmentation"]
-        guesses = {"segmentation": Guess(classes, classes.max(-1)), "depth": Guess(maps["depth"][..., 0])}
-        return Guesses(guesses | {"normals": Guess(maps["normals"])}, share)
+        segmentation = Guess(classes, classes.max(-1))
+        guesses = {
+            "segmentation": segmentation,
+            "depth": Guess(maps["depth"][..., 0]),
+            "normals": Guess(maps["normals"]),
+        }
+        return Guesses(guesses, familiar(share, segmentation))

@@ -39,7 +39,7 @@ class RoomFeatures:
         DeepLab's logits and features, MOSAIC's, DINOv2's last map and those of its blocks 5 and 8.
         """
         upright = photo.shape[0] > photo.shape[1]
-        grid, (rows, columns) = (size[::-1] if upright else size for size in (GRID, _PATCHES))
+        (rows, columns), grid = (_turned(_PATCHES), _turned(GRID)) if upright else (_PATCHES, GRID)
         seen = self._ade(photo)
         maps = [
             torch.from_numpy(on_grid(values, grid, smooth=True)).permute(2, 0, 1)[None]
@@ -49,3 +49,7 @@ class RoomFeatures:
         image = torch.from_numpy(np.array(squeezed)).permute(2, 0, 1)[None].float()
         tokens = torch.cat(self._dino(image, _BLOCKS), 1)
         return torch.cat([*maps, F.interpolate(tokens, grid, mode="bilinear")], 1), room_share(seen.logits)
+
+
+def _turned(size: tuple[int, int]) -> tuple[int, int]:
+    return size[1], size[0]

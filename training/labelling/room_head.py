@@ -28,6 +28,9 @@ class RoomHead(nn.Module):
     Names are those of its file: `a` narrows, `b` and `c` (dilated) look around, `g` knows the whole, `d` is finer.
     """
 
+    mu: Tensor
+    sd: Tensor
+
     def __init__(self, channels: int, width: int = 224, inner: int = 80) -> None:
         super().__init__()
         self.register_buffer("mu", torch.zeros(1, channels, 1, 1))
