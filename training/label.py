@@ -84,9 +84,8 @@ def label(config: LabelConfig) -> dict[str, Any]:
     teachers = find_teachers(config.teachers)
     jobs = evenly(find_jobs(map(Path, config.photos)), config.limit)
     _claim(config, teachers)
-    faults = _label(config, teachers, jobs)
-    records = Journal(config.out, config.out / "train").records
-    found = summary(sorted(records.values(), key=lambda record: record.source), faults)
+    records, faults = _label(config, teachers, jobs)
+    found = summary(sorted(records, key=lambda record: record.source), faults)
     if found["tasks"]:
         write_whole(config.out / SHEET, sheet(Labelled(config.out, "train"), _ROWS))
     write_whole(config.out / SUMMARY, json.dumps(found, indent=2).encode() + b"\n")
@@ -95,8 +94,8 @@ def label(config: LabelConfig) -> dict[str, Any]:
     return found
 
 
-def _label(config: LabelConfig, teachers: list[Found], jobs: list[Job]) -> list[Record]:
-    """Label those of `jobs` that the folder has nothing of; returns the records of damaged ones."""
+def _label(config: LabelConfig, teachers: list[Found], jobs: list[Job]) -> tuple[list[Record], list[Record]]:
+    """Label those of `jobs` that are not done; returns the records of all photos in the folder, and of damaged ones."""
     train, faults = config.out / "train", []
     journal = Journal(config.out, train)
     todo = [job for job in jobs if job.name not in journal.records]
@@ -113,7 +112,7 @@ def _label(config: LabelConfig, teachers: list[Found], jobs: list[Job]) -> list[
             else:
                 journal.add(record)
             progress.update(number)
-    return faults
+    return list(journal.records.values()), faults
 
 
 def _claim(config: LabelConfig, teachers: list[Found]) -> None:
