@@ -127,8 +127,8 @@ def _claim(config: LabelConfig, teachers: list[Found]) -> None:
     }
     if path.exists():
         try:
-            before = json.loads(path.read_bytes())
-        except ValueError:
+            before = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError):
             raise ResumeError(f"{path} is damaged; name another --out folder") from None
         if found := differences(before, settings):
             raise ResumeError(

@@ -197,6 +197,9 @@ def test_other_settings_or_teachers_are_refused_by_name(config: LabelConfig, pai
     (tmp_path / "mine/train/image").mkdir(parents=True)
     with pytest.raises(ResumeError, match="a data set that was not made here"):
         label(replace(config, out=tmp_path / "mine"))
+    (config.out / "labelled.json").write_text("[1]")
+    with pytest.raises(ResumeError, match=r"labelled\.json is damaged"):
+        label(config)
 
 
 def test_a_few_photos_first_and_then_all(config: LabelConfig) -> None:
