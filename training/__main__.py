@@ -16,6 +16,7 @@ from training.data.check import CheckConfig, check
 from training.errors import TrainingError
 from training.evaluate import EvaluateConfig, evaluate
 from training.fit import FitConfig, fit
+from training.label import LabelConfig, label
 from training.pretrain import PretrainConfig, pretrain
 from training.recipes import RECIPES, RecipesConfig, recipes, with_recipe
 from training.report import Report
@@ -42,6 +43,7 @@ class Command:
 # A name of two words is a command of a group.
 COMMANDS: dict[str, Command] = {
     "pretrain": Command(PretrainConfig, pretrain, "distil teachers' features into a backbone on photos without labels"),
+    "label": Command(LabelConfig, label, "write the labels of pre-trained teachers for folders of photos"),
     "fit": Command(FitConfig, fit, "train on labelled photos, by any method of the registry"),
     "recipes": Command(
         RecipesConfig,

@@ -17,7 +17,7 @@ OURS = {"ptsa_serve", "training", "export", "benchmarks", "tests"}
 # Which extras may be counted on; every folder has the base dependencies.
 EXTRAS = {
     "ptsa_serve": ("cpu", "gpu", "openvino", "tensorrt"),
-    "training": ("train",),
+    "training": ("train", "cpu"),
     "export": ("train", "cpu"),
     "benchmarks": ("train", "cpu", "dev"),
     "tests": ("train", "cpu", "dev"),
@@ -66,7 +66,7 @@ def test_what_is_declared_is_pinned() -> None:
     pins = {normalised(line.split("==")[0]) for line in text.splitlines() if "==" in line}
     extras = PROJECT["optional-dependencies"]
     tested = names(PROJECT["dependencies"]).union(
-        *(names(extras[extra]) for extra in ("cpu", "train", "dev", "tensorrt-rtx"))
+        *(names(extras[extra]) for extra in ("cpu", "train", "label", "dev", "tensorrt-rtx"))
     )
     assert tested <= pins, f"pin the tested versions of {sorted(tested - pins)} in constraints.txt"
 

@@ -168,7 +168,7 @@ def test_a_task_whose_labels_are_missing_on_disk_is_refused(config: FitConfig, t
     copy = tmp_path / "nyu"
     shutil.copytree(config.data["nyu"], copy)
     shutil.rmtree(copy / "train/depth")
-    with pytest.raises(ConfigError, match=r"no data set of --data labels depth \(nyu or nyud can\)"):
+    with pytest.raises(ConfigError, match=r"no data set of --data labels depth \(nyu or nyud or labelled can\)"):
         fit(replace(config, data={**config.data, "nyu": copy}))
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from ptsa_serve.tasks import TASKS
 from training.data.camera import spin, turn
 from training.data.labels import IGNORE, LABELS, LabelledPhoto, labelled, no_label, pixels, planes
-from training.data.transforms import AUGMENTATIONS, Augmentation, flip, to_tensors
+from training.data.transforms import AUGMENTATIONS, Augmentation, cropped, flip, to_tensors
 
 
 def sample(seed: int = 0) -> LabelledPhoto:
@@ -38,6 +38,33 @@ def test_flip_turns_x_of_normals_and_nothing_else() -> None:
     photo = sample()
     flipped = flip(photo).labels["normals"]
     assert np.array_equal(flipped[:, ::-1] * [-1, 1, 1], photo.labels["normals"])
+
+
+@given(height=st.integers(16, 90), width=st.integers(16, 90), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_photos_of_any_shape_are_cropped_only_as_far_as_they_must(height: int, width: int, seed: int) -> None:
+    places = np.arange(height * width, dtype=np.float32).reshape(height, width) + 1
+    up = np.zeros((height, width, 3), np.float32)
+    up[..., 1:] = np.sqrt(0.5)
+    image = np.repeat((places % 251).astype(np.uint8)[..., None], 3, 2)
+    photo = LabelledPhoto("1", image, {"depth": places, "normals": up}, {"depth": "metres", "normals": "unit_vectors"})
+    part = cropped(photo, (30, 40), np.random.default_rng(seed))
+    shape = part.image.shape[:2]
+    if 3 / 4 <= width / height * 3 / 4 <= 4 / 3:
+        assert part is photo  # square to 16 : 9
+        return
+    assert height in shape or width in shape
+    if shape != (height, width):
+        assert abs(shape[1] * 3 - shape[0] * 4) <= 4
+    zoom = max(height, width) / max(shape)
+    # Depths say where the part was cut, and how much nearer it seems.
+    first = round(float(part.labels["depth"][0, 0]) * zoom) - 1
+    rows, columns = np.divmod(np.rint(part.labels["depth"] * zoom).astype(int) - 1, width)
+    assert np.array_equal(rows, np.arange(shape[0])[:, None].repeat(shape[1], 1) + first // width)
+    assert np.array_equal(columns, np.arange(shape[1])[None].repeat(shape[0], 0) + first % width)
+    assert np.array_equal(part.image[..., 0], image[rows, columns, 0])
+    steepness = part.labels["normals"][..., 2] / part.labels["normals"][..., 1]
+    np.testing.assert_allclose(steepness, zoom, rtol=1e-4)
 
 
 def test_labels_are_never_averaged() -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ptsa_serve.tasks import Kind
 from training.data import DATASETS
 from training.data.files import read_photo
+from training.data.labelled import SETTINGS
 from training.data.labels import labelled
 from training.data.mirrored import mirror_fits_better, surely_mirrored
 from training.data.photoset import PhotoSet
@@ -23,12 +24,12 @@ from training.report import Report
 
 __all__ = ["CheckConfig", "check"]
 
-SPLITS = ("train", "val")
 _SAMPLE = 48  # photos of a split: seconds, and enough for a unit or a mirror that is wrong everywhere
 _SHOWN = 20  # faults in the text; the JSON has all
 
 # What only a folder of this layout holds, by data set; the first that is found.
 _MARKS: dict[str, tuple[str, ...]] = {
+    "labelled": (SETTINGS,),
     "pascal": ("ImageSets/Context/*.txt",),
     "nyud": ("gt_sets/*.txt",),
     "horses": ("figure_ground/*",),
@@ -42,8 +43,8 @@ class CheckConfig:
     """What `python -m training data check` takes.
 
     Args:
-        folder: of a data set in one of the layouts: compact NYU, CCP, Weizmann horses, or the archives of NYUD-v2 and
-            PASCAL-Context.
+        folder: of a data set in one of the layouts: compact NYU, CCP, Weizmann horses, what `label` wrote, or the
+            archives of NYUD-v2 and PASCAL-Context.
         all: read every photo and label, not 48 photos of each split.
         json: print everything as JSON.
     """
@@ -76,7 +77,7 @@ def check(config: CheckConfig) -> Report:
     name = recognise(config.folder)
     found: dict[str, Any] = {"layout": name, "folder": str(config.folder), "splits": {}, "notes": [], "faults": []}
     photos: dict[Path, str] = {}
-    for split in SPLITS:
+    for split in DATASETS[name].splits:
         try:
             data = DATASETS[name](config.folder, split)
         except (OSError, DataError) as error:
@@ -163,7 +164,7 @@ def _look(
         except (OSError, DataError) as error:
             faults.append(str(error))
             continue
-        if (size := _stored_size(path)) not in (None, (height, width)):
+        if not data.by_teachers and (size := _stored_size(path)) not in (None, (height, width)):
             notes.append(f"{path}: {size[1]} x {size[0]} pixels, its photo {width} x {height}; resized on reading")
         _add(facts, path, image, label)
 

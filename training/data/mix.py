@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from training.data.labels import LabelledPhoto
 from training.data.loading import load
 from training.data.photoset import PhotoSet
-from training.data.transforms import to_tensors
+from training.data.transforms import cropped, to_tensors
 
 __all__ = ["Mix", "Source"]
 
@@ -42,6 +42,8 @@ class Source(Dataset[dict[str, Any]]):
         order = np.random.default_rng((*self._key, epoch, 0)).permutation(len(self.data))
         rng = np.random.default_rng((*self._key, epoch, place + 1))
         sample: LabelledPhoto = self.data[int(order[place])]
+        if self.data.by_teachers:
+            sample = cropped(sample, self._size, rng)
         return to_tensors(self._augment(sample, rng), self._size, self._label_size, cubic=self._published)
 
 

@@ -21,6 +21,7 @@ _ENDINGS: dict[Kind, tuple[str, ...]] = {
     "classes": (".png",),
     "metres": (".png",),
     "unit_vectors": (".jpg", ".jpeg", ".png"),
+    "probability": (".png",),
 }
 
 
@@ -36,27 +37,28 @@ class NYU(PhotoSet):
 
     def __init__(self, root: Path, split: str) -> None:
         folder = Path(root) / split
-        layout = f"expected {split}/{{image,depth,normals,segmentation}}/NNNN"
+        records = type(self).records
+        layout = f"expected {split}/{{{','.join(('image', *sorted(records)))}}}/NNNN"
         photos = files_by_name(folder / "image") if (folder / "image").is_dir() else {}
         if not photos:
             raise FileNotFoundError(f"{folder / 'image'}: no photos; {layout}")
         labels = {
-            task: _labels(folder / task, record, photos)
-            for task, record in NYU.records.items()
-            if (folder / task).exists()
+            task: _labels(folder / task, record, photos) for task, record in records.items() if (folder / task).exists()
         }
         if not labels:
             raise FileNotFoundError(f"{folder}: photos without any labels; {layout}")
         super().__init__(photos, labels)
 
-    def read(self, task: str, path: Path, size: tuple[int, int]) -> NDArray:
-        """See `PhotoSet.read`."""
+    def read(self, task: str, path: Path, size: tuple[int, int] | None) -> NDArray:
+        """See `PhotoSet.read`; without a size, whatever size it has."""
         record = self.records[task]
         match record.kind:
             case "metres":
                 return read_metres(path, size)
             case "unit_vectors":
                 return read_unit_vectors(path, size)
+            case "probability":
+                return read_classes(path, size, 2)
             case _:
                 return read_classes(path, size, record.channels)
 

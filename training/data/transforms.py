@@ -12,7 +12,11 @@ from torchvision.transforms import v2
 from training.data.camera import spin, turn
 from training.data.labels import LABELS, LabelledPhoto, planes
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "PublishedAugmentation", "flip", "to_tensors"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "PublishedAugmentation", "cropped", "flip", "to_tensors"]
+
+# How much wider or higher than its set's a photo may be and still be seen whole: square photos of a set of 4 : 3, and
+# 16 : 9. Teachers see photos squeezed like that too, and many sets of photos hold squares of what was none.
+_STRETCH = 1.4
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,27 @@ def flip(sample: LabelledPhoto) -> LabelledPhoto:
         for task, label in sample.labels.items()
     }
     return replace(sample, image=np.ascontiguousarray(sample.image[:, ::-1]), labels=labels)
+
+
+def cropped(sample: LabelledPhoto, size: tuple[int, int], rng: np.random.Generator) -> LabelledPhoto:
+    """A part of the photo that has the shape of `size` (H, W), as large as can be, anywhere; the whole if nearly so.
+
+    Nobody who sees the part alone knows the lens, so labels are those of the shorter one that it seems to have been
+    taken with, as in `camera.turn`.
+    """
+    height, width = sample.image.shape[:2]
+    wider = width * size[0] / (height * size[1])
+    if 1 / _STRETCH <= wider <= _STRETCH:
+        return sample
+    part = round(height * min(1, wider)), round(width / max(1, wider))
+    top, left = (int(rng.integers(whole - side + 1)) for whole, side in zip((height, width), part, strict=True))
+    here = np.s_[top : top + part[0], left : left + part[1]]
+    zoom = max(height, width) / max(part)
+    vectors = np.diag([1, 1, zoom])
+    labels = {
+        task: LABELS[sample.kinds[task]].seen(label[here], vectors, 1 / zoom) for task, label in sample.labels.items()
+    }
+    return replace(sample, image=np.ascontiguousarray(sample.image[here]), labels=labels)
 
 
 def to_tensors(

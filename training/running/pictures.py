@@ -14,7 +14,7 @@ from training.data.photoset import PhotoSet
 from training.data.transforms import to_tensors
 from training.network.heads import finish
 
-__all__ = ["pictures"]
+__all__ = ["coloured_label", "pictures"]
 
 WIDEST = 320  # pixels of each of the three
 
@@ -32,13 +32,14 @@ def pictures(model: Any, data: PhotoSet, size: tuple[int, int], *, count: int = 
         raw = model(image[None].to(model.mean.device), tasks)
         for task in tasks:
             map_ = finish(model.tasks[task], raw[task].float(), photo.image.shape[:2])[0].cpu().numpy()
-            label = _coloured_label(model.tasks[task], photo.labels[task], photo.image.shape[:2])
+            label = coloured_label(model.tasks[task], photo.labels[task], photo.image.shape[:2])
             step = -(-photo.image.shape[1] // WIDEST)
             three = [photo.image, label, colorize(model.tasks[task], map_)]
             yield f"{task}/{photo.name}", np.concatenate([part[::step, ::step] for part in three], axis=1)
 
 
-def _coloured_label(task: Task, label: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
+def coloured_label(task: Task, label: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A label (see `LabelledPhoto`) of a photo of `size` in colours, uint8 (H, W, 3); black where it has none."""
     valid = labelled(task.kind, label)
     if not valid.any():
         return np.zeros((*size, 3), np.uint8)

@@ -12,15 +12,18 @@ _SMOOTHING = 0.05
 
 
 class Progress:
-    """Shows step, pace, remaining time and smoothed losses. On a stream that is no terminal: one line a minute."""
+    """Shows step, or whatever `unit` is counted, pace, remaining time and smoothed losses.
 
-    def __init__(self, name: str, total: int, *, start: int = 0) -> None:
+    On a stream that is no terminal: one line a minute.
+    """
+
+    def __init__(self, name: str, total: int, *, start: int = 0, unit: str = "step") -> None:
         live = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             initial=start,
             desc=name,
-            unit="step",
+            unit=unit,
             dynamic_ncols=live,
             mininterval=0.5 if live else 60.0,
             maxinterval=1.0 if live else 60.0,
@@ -41,6 +44,10 @@ class Progress:
             if not sys.stderr.isatty():
                 self._bar.refresh()
                 sys.stderr.write("\n")
+
+    def say(self, line: str) -> None:
+        """A line above the bar, for good."""
+        self._bar.write(line, file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ import yaml
 from training.errors import ConfigError, ResumeError
 from training.network.checkpoint import write_whole
 
-__all__ = ["announce", "claim", "differences", "note", "read_state", "say_how_far", "write_state"]
+__all__ = ["announce", "claim", "differences", "make_usable", "note", "read_state", "say_how_far", "write_state"]
 
 
 def note(line: str) -> None:
@@ -80,6 +80,12 @@ def claim(out: Path, resume: str, result: str, settings: Mapping[str, Any]) -> d
         )
     else:
         state = None
+    make_usable(out)
+    return state
+
+
+def make_usable(out: Path) -> None:
+    """Make the folder `out` if it is not there. Raises ConfigError if nothing can be written into it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as file:
@@ -87,7 +93,6 @@ def claim(out: Path, resume: str, result: str, settings: Mapping[str, Any]) -> d
     except OSError as error:
         reason = "it is a file" if out.is_file() else error.strerror
         raise ConfigError(f"--out {out} cannot be written to ({reason}); name another folder") from None
-    return state
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
