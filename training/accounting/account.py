@@ -17,10 +17,21 @@ from training.network.plan import Plan, make_plan
 from training.network.planned import Effective, Planned
 from training.network.slots import Op, Slot, Weights
 
-__all__ = ["Account", "Found", "GraphShape", "account", "effective_tensors", "graph_shape", "trained"]
+__all__ = ["Account", "Found", "GraphShape", "account", "costs_and_graph", "effective_tensors", "trained"]
 
 # What does the same as a method in each slot, by slot and version.
 Found = dict[tuple[str, Hashable], Weights | Op]
+
+
+@dataclass(frozen=True)
+class GraphShape:
+    """copies: how often each stage is computed for what flows on, where that is most. teeth: how many streams leave it
+    for decoders within its last block. kept: kinds of the operations that no folding takes away.
+    """
+
+    copies: tuple[int, ...]
+    teeth: int
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,12 @@ class Account:
 
 
 def account(config: ModelConfig, size: tuple[int, int]) -> Account:
-    """The costs of a model for photos of `size` (H, W), as if no two of its tensors had become equal by chance.
+    """The costs of a model, see `costs_and_graph`."""
+    return costs_and_graph(config, size)[0]
+
+
+def costs_and_graph(config: ModelConfig, size: tuple[int, int]) -> tuple[Account, GraphShape]:
+    """What a model costs for photos of `size` (H, W), as if no two of its tensors had become equal by chance.
 
     Multiply-adds are those of matrix products, attention's among them, and convolutions. Trees with as many groups a
     stage cost the same. Raises ConfigError for options that do not fit, ValueError for a size that does not.
@@ -68,37 +84,13 @@ def account(config: ModelConfig, size: tuple[int, int]) -> Account:
         found = effective_tensors(model, plan)
         multiply_adds = _multiply_adds(model, plan, found, size)
     decoders = sum(map(_without_norms, model.decoders.values()))
-    return Account(
+    costs = Account(
         **trained(model),
         folded=decoders + _parameters(model, plan, found, low_rank=False),
         low_rank=decoders + _parameters(model, plan, found, low_rank=True),
         multiply_adds=multiply_adds,
     )
-
-
-@dataclass(frozen=True)
-class GraphShape:
-    """copies: how often each stage is computed for what flows on, where that is most. teeth: how many streams leave it
-    for decoders within its last block. kept: kinds of the operations that no folding takes away.
-    """
-
-    copies: tuple[int, ...]
-    teeth: int
-    kept: tuple[str, ...]
-
-
-def graph_shape(config: ModelConfig) -> GraphShape:
-    """Of a model's compiled graph, as if no two of its tensors had become equal by chance. Raises ConfigError."""
-    with torch.device("meta"):
-        model = PTSAModel(config).eval()
-    plan = make_plan(model.backbone.slots, model.method.layout, model.method.version)
-    copies, teeth = [0] * len(model.backbone.widths), 0
-    for slot in (slot for slot in model.backbone.slots if slot.tensors):
-        leaving = sum(all(stream.tooth for stream in node.streams) for node in plan[slot.name])
-        copies[slot.stage] = max(copies[slot.stage], len(plan[slot.name]) - leaving)
-        teeth = max(teeth, leaving)
-    found = effective_tensors(model, plan).values()
-    return GraphShape(tuple(copies), teeth, tuple(sorted({one.kind for one in found if isinstance(one, Op)})))
+    return costs, _graph_shape(model, plan, found)
 
 
 def trained(model: PTSAModel) -> dict[str, int]:
@@ -108,6 +100,16 @@ def trained(model: PTSAModel) -> dict[str, int]:
     for name in model.owners():
         counts[parts[name.partition(".")[0]]] += model.get_parameter(name).numel()
     return counts
+
+
+def _graph_shape(model: PTSAModel, plan: Plan, found: Found) -> GraphShape:
+    copies, teeth = [0] * len(model.backbone.widths), 0
+    for slot in (slot for slot in model.backbone.slots if slot.tensors):
+        leaving = sum(all(stream.tooth for stream in node.streams) for node in plan[slot.name])
+        copies[slot.stage] = max(copies[slot.stage], len(plan[slot.name]) - leaving)
+        teeth = max(teeth, leaving)
+    kept = {one.kind for one in found.values() if isinstance(one, Op)}
+    return GraphShape(tuple(copies), teeth, tuple(sorted(kept)))
 
 
 def effective_tensors(model: PTSAModel, plan: Plan) -> Found:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptsa_serve.task_tree import TaskTree
-from training.accounting.account import account, graph_shape
+from training.accounting.account import costs_and_graph
 from training.backbones import known_backbones
 from training.errors import ConfigError
 from training.methods import METHODS, method_options
@@ -62,14 +62,14 @@ def _costs(name: str, backbone: str) -> dict[str, Any]:
     """Empty, but for a reason, where the method does not fit the backbone."""
     try:
         config = ModelConfig(backbone, TaskTree.of_counts(_TASKS, _COUNTS), name)
-        costs, shape = account(config, (_SIDE, _SIDE)), graph_shape(config)
+        costs, graph = costs_and_graph(config, (_SIDE, _SIDE))
     except ConfigError as error:
         return {"refused": str(error)}
     return {
         "trainable": costs.trainable,
         "deployed": {"folded": costs.folded, "low_rank": costs.low_rank},
         "multiply_adds": costs.multiply_adds,
-        "graph": {"copies": list(shape.copies), "teeth": shape.teeth, "kept": list(shape.kept)},
+        "graph": {"copies": list(graph.copies), "teeth": graph.teeth, "kept": list(graph.kept)},
     }
 
 
