@@ -14,7 +14,7 @@ from torch import Tensor
 from training.methods.base import Base, Change
 from training.network.changes import Copies, LowRank
 
-__all__ = ["inner_products", "is_apart", "mix"]
+__all__ = ["begin_together", "inner_products", "is_apart", "mix"]
 
 Row = tuple[float, ...]  # parts of the groups in a mixture
 
@@ -26,6 +26,18 @@ def is_apart(change: Change | None) -> bool:
         and len(change.streams) > 1
         and all(len(stream.tasks) == 1 for stream in change.streams)
     )
+
+
+@torch.no_grad()
+def begin_together(change: Change) -> None:
+    """Let groups that have learnt nothing start from the same factors.
+
+    Their products are 0 whatever `down` is, but what they learn first lies in the rows of it: tasks that start from
+    random rows of their own go different ways even if they want the same.
+    """
+    if isinstance(change, LowRank) and not any(up.any() for up in change.up):
+        for down in change.down:
+            down.copy_(change.down[0])
 
 
 @torch.no_grad()

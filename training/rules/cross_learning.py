@@ -9,9 +9,9 @@ Every task's weights follow its own gradients; then those outside are drawn to t
 until all are within eps of the mean of what they have become: one round is exact for two tasks. eps = 0 is one network
 that takes the mean of the steps, eps = null a network for each task. The constraint is published, the rest is ours: it
 is held after every `every` steps, in each stage of the backbone by itself (|.| is the norm of all that a stage's layers
-have learnt, eps may be a list), and for low-rank adapters on their products, which go back to their rank. A stage of
-eps 0 has one set of tensors in the end, and streams that agree so far run once in the compiled graph: this is a tree
-that gives way. AdamW's momentum is left alone.
+have learnt, eps may be a list), and for low-rank adapters on their products, which go back to their rank; their factors
+start alike, as the paper's weights do. A stage of eps 0 has one set of tensors in the end, and streams that agree so far
+run once in the compiled graph: this is a tree that gives way. AdamW's momentum is left alone.
 
 When the run is over, tasks that have stayed alike propose a tree (ours): in a stage, groups whose members are at most
 `likeness` times as far from each other as changes that have nothing in common, |dW_t - dW_u|² = |dW_t|² + |dW_u|², by
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ptsa_serve.task_tree import Group, TaskTree
 from training.errors import ConfigError
 from training.methods.base import Change
-from training.network.mixing import inner_products, is_apart, mix
+from training.network.mixing import begin_together, inner_products, is_apart, mix
 from training.network.model import PTSAModel
 from training.network.slots import Slot
 from training.rules.base import Turn
@@ -65,7 +65,8 @@ class CrossLearning(WeightedSum):
 
     def bind(self, model: nn.Module, owners: Mapping[str, frozenset[str]]) -> None:
         model = cast(PTSAModel, model)
-        if not _apart(model):
+        apart = _apart(model)
+        if not apart:
             raise ConfigError(
                 "--rule cross_learning draws tasks together that have tensors of their own, and in no stage of this "
                 "method has each task adapters or copies; take lora_per_task, single_task, or ptsa with a tree that "
@@ -74,6 +75,8 @@ class CrossLearning(WeightedSum):
         stages = len(model.backbone.widths)
         if isinstance(self._eps, list) and len(self._eps) != stages:
             raise ConfigError(f"cross_learning: eps is {self._eps}; give one number, or {stages}: one a stage")
+        for _, change in (pair for changes in apart.values() for pair in changes):
+            begin_together(change)
 
     def step(self, turn: Turn) -> dict[str, float]:
         values = dict(super().step(turn))

@@ -18,7 +18,7 @@ from training.errors import ConfigError
 from training.fit import FitConfig, fit
 from training.network.changes import Copies, LowRank
 from training.network.checkpoint import load_checkpoint, read_info
-from training.network.mixing import inner_products, mix
+from training.network.mixing import begin_together, inner_products, mix
 from training.network.model import ModelConfig, PTSAModel
 from training.rules.cross_learning import CrossLearning, drawn, proposed
 from training.rules.weighted_sum import WeightedSum
@@ -106,6 +106,26 @@ def _trained(method: str, rule: Any, steps: Any, lr: float, start: dict[str, Ten
     rule.bind(model, model.owners())
     steps(rule, model, _losses, lr=lr, optimizer=torch.optim.SGD).take(2)
     return model.eval()
+
+
+def test_tasks_that_want_the_same_stay_alike() -> None:
+    """One step of gradients that are equal: with random factors of their own tasks would lie at 1."""
+    groups, weight = [("a",), ("b",)], torch.randn(30, 20)
+    change = LowRank(weight, groups, rank=2, scale=1.0, dropout=0.0)
+    begin_together(change)
+    towards = torch.randn(30, 20)
+    for up, down in zip(change.up, change.down, strict=True):
+        up.data -= 0.1 * towards @ down.T
+    inner = inner_products(change, {"weight": weight})
+    torch.testing.assert_close(inner[0, 1], inner[0, 0])
+
+
+def test_what_has_learnt_does_not_begin_again() -> None:
+    change = LowRank(torch.randn(7, 5), [("a",), ("b",)], rank=2, scale=1.0, dropout=0.0)
+    torch.nn.init.normal_(change.up[1])
+    before = [down.clone() for down in change.down]
+    begin_together(change)
+    torch.testing.assert_close(list(change.down), before)
 
 
 def test_without_room_it_is_joint_training_and_with_no_bound_each_by_itself(steps: Any) -> None:
