@@ -10,8 +10,8 @@ until all are within eps of the mean of what they have become: one round is exac
 that takes the mean of the steps, eps = null a network for each task. The constraint is published, the rest is ours: it
 is held after every `every` steps, in each stage of the backbone by itself (|.| is the norm of all that a stage's layers
 have learnt, eps may be a list), and for low-rank adapters on their products, which go back to their rank; their factors
-start alike, as the paper's weights do. A stage of eps 0 has one set of tensors in the end, and streams that agree so far
-run once in the compiled graph: this is a tree that gives way. AdamW's momentum is left alone.
+start alike, as the paper's weights do. A stage of eps 0 has one set of tensors in the end, and streams that agree so
+far run once in the compiled graph: this is a tree that gives way. AdamW's momentum is left alone.
 
 When the run is over, tasks that have stayed alike propose a tree (ours): in a stage, groups whose members are at most
 `likeness` times as far from each other as changes that have nothing in common, |dW_t - dW_u|² = |dW_t|² + |dW_u|², by
