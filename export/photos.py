@@ -9,6 +9,7 @@ from export.errors import ExportError
 from ptsa_serve.errors import PTSAError
 from ptsa_serve.images import ImageLimits, decode
 from ptsa_serve.resize import shrink
+from training.data.evenly import evenly
 
 __all__ = ["check_photo", "choose_photos", "photo_at"]
 
@@ -27,8 +28,7 @@ def choose_photos(paths: Sequence[Path], count: int) -> list[Path]:
         if not found:
             raise FileNotFoundError(f"{path}: no JPEG below; name photos, or a folder of them, with --photos")
         files += found
-    chosen = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
-    photos = [files[index] for index in chosen]
+    photos = evenly(files, count)
     for photo in photos:
         check_photo(photo)
     return photos

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from training.data.evenly import evenly
 from training.data.labels import LabelledPhoto, pixels
 from training.data.loading import load
 from training.data.opening import open_set
@@ -117,15 +117,14 @@ def figures(
 
     At the labels' own sizes; `published`: at `size`, images resized as in `to_tensors(cubic=True)`.
     """
-    count = min(limit, len(data)) if limit else len(data)
-    indices = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
+    indices = evenly(range(len(data)), limit or len(data))
     tasks = shared_tasks(data.records, model.tasks)
     metrics = {task: metric_for(model.tasks[task], tolerance=data.tolerance) for task in tasks}
     was_training = model.training
     model.eval()
     # One photo at a time: the sizes of the labels differ, and a batch gains nothing on a CPU.
     photos = load(_Photos(data, size, indices, published), batch_size=None)
-    for sample in tqdm(photos, total=count, desc="evaluate", unit="photo", leave=False, disable=None):
+    for sample in tqdm(photos, total=len(indices), desc="evaluate", unit="photo", leave=False, disable=None):
         raw = model(sample["image"][None].to(model.mean.device), tasks)
         for task, metric in metrics.items():
             label = pixels(sample[task].numpy())

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ptsa_serve.task_tree import TaskTree
 from training.backbones.loading import HUB
 from training.build import build, parameter_groups, whole
+from training.data.evenly import evenly
 from training.data.labels import LABELS
 from training.data.mix import Mix, Source
 from training.data.opening import check_labels, open_set
@@ -176,8 +176,8 @@ def _prepare(config: FitConfig, fabric: Fabric, sets: dict[str, PhotoSet], held:
 def _some_photos(config: FitConfig, sets: dict[str, PhotoSet]) -> Iterator[Tensor]:
     """At most `LOOK_AT` photos of every data set, evenly spread, one by one as the model sees them: (1, 3, H, W)."""
     for data in sets.values():
-        for index in np.unique(np.linspace(0, len(data) - 1, min(LOOK_AT, len(data))).round().astype(int)):
-            yield to_tensors(data[int(index)], photo_size(config, data), None)["image"][None]
+        for index in evenly(range(len(data)), LOOK_AT):
+            yield to_tensors(data[index], photo_size(config, data), None)["image"][None]
 
 
 def _restore(run: _Run, state: dict[str, Any]) -> None:

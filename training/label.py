@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.data.evenly import evenly
 from training.data.labelled import SETTINGS, Labelled
 from training.data.loading import load
 from training.errors import ResumeError
 from training.labelling.finding import Found, find_teachers
 from training.labelling.journal import Journal, Record, summary
-from training.labelling.photos import Job, evenly, find_jobs
+from training.labelling.photos import Job, find_jobs
 from training.labelling.sheet import sheet
 from training.labelling.work import Rules, Work
 from training.network.checkpoint import write_whole
@@ -82,7 +83,8 @@ def label(config: LabelConfig) -> dict[str, Any]:
     files that cannot be read or written.
     """
     teachers = find_teachers(config.teachers)
-    jobs = evenly(find_jobs(map(Path, config.photos)), config.limit)
+    jobs = find_jobs(map(Path, config.photos))
+    jobs = evenly(jobs, config.limit or len(jobs))
     _claim(config, teachers)
     records, faults = _label(config, teachers, jobs)
     found = summary(sorted(records, key=lambda record: record.source), faults)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.data.photoset import files_by_name
 from training.errors import DataError
 
-__all__ = ["Axes", "axes_note", "evenly", "find_axes", "labels_in", "listed", "mask"]
+__all__ = ["Axes", "axes_note", "find_axes", "labels_in", "listed", "mask"]
 
 
 def listed(path: Path, photos: Mapping[str, Path]) -> dict[str, Path]:
@@ -85,9 +85,3 @@ def axes_note(axes: Axes) -> str:
     y, z = "up" if up > 0 else "down, turned up on reading", "towards" if near > 0 else "away from"
     turned = "" if near > 0 else ", turned around on reading"
     return f"normals: y is {y} ({told}); z points {z} the camera{turned}"
-
-
-def evenly(names: list[str], count: int) -> list[str]:
-    """At most `count` of `names`, from the first to the last."""
-    indices = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
-    return [names[index] for index in indices]

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ptsa_serve.resize import nearest
 from ptsa_serve.tasks import TASKS, Task
-from training.data.archives import axes_note, evenly, find_axes, labels_in, listed, mask
+from training.data.archives import axes_note, find_axes, labels_in, listed, mask
 from training.data.arrays import fitted, read_array
+from training.data.evenly import evenly
 from training.data.files import plausible, read_classes, read_grey, read_vectors, unit_vectors
 from training.data.photoset import PhotoSet, files_by_name
 from training.data.records import EDGES

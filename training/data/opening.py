@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from training.data import DATASETS
+from training.data.evenly import evenly
 from training.data.labels import labelled
 from training.data.photoset import PhotoSet
 from training.errors import DataError
@@ -39,9 +39,9 @@ def check_labels(data: PhotoSet) -> None:
     photos so many are read, evenly spread; the others are checked when they are drawn.
     """
     labels = dict.fromkeys(data.tasks, 0)
-    indices = np.unique(np.linspace(0, len(data) - 1, min(LOOK_AT, len(data))).round().astype(int))
+    indices = evenly(range(len(data)), LOOK_AT)
     for index in tqdm(indices, desc=f"check {data.name}", unit="photo", disable=None):
-        for task, label in data[int(index)].labels.items():
+        for task, label in data[index].labels.items():
             labels[task] += bool(labelled(data.records[task].kind, label).any())
     for task, count in labels.items():
         if not count:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ptsa_serve.resize import nearest
 from ptsa_serve.tasks import TASKS, Task
-from training.data.archives import axes_note, evenly, find_axes, labels_in, listed, mask
+from training.data.archives import axes_note, find_axes, labels_in, listed, mask
 from training.data.arrays import fitted, read_mat
+from training.data.evenly import evenly
 from training.data.files import read_classes, read_grey, read_vectors, unit_vectors
 from training.data.labels import IGNORE
 from training.data.pascal_tables import FLOORS, HUMAN_PARTS, PARTS, SEGMENTATION, WITH_NORMALS

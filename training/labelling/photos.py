@@ -16,7 +16,7 @@ from ptsa_serve.resize import shrink
 from training.data.photos import PhotoFolder
 from training.errors import DataError
 
-__all__ = ["Job", "evenly", "find_jobs", "kept"]
+__all__ = ["Job", "find_jobs", "kept"]
 
 _LONGEST_NAME = 80  # letters before the checksum
 _QUALITY = 90
@@ -50,20 +50,13 @@ def find_jobs(folders: Iterable[Path]) -> list[Job]:
     return sorted(found.values(), key=lambda job: job.source)
 
 
-def evenly(jobs: list[Job], limit: int) -> list[Job]:
-    """At most `limit` of them, evenly spread; 0 = all."""
-    if not limit or limit >= len(jobs):
-        return jobs
-    return [jobs[index] for index in np.linspace(0, len(jobs) - 1, limit).round().astype(int)]
-
-
-def kept(file: bytes, pixels: NDArray[np.uint8], side: int) -> bytes:
+def kept(path: Path, pixels: NDArray[np.uint8], side: int) -> bytes:
     """The JPEG that is kept of a photo: its longer side is at most `side`.
 
-    file: the photo's. pixels: RGB (H, W, 3), decoded from it. An upright JPEG that is small enough is kept as it is.
+    pixels: RGB (H, W, 3), decoded from its file. An upright JPEG that is small enough is kept as it is.
     """
-    if max(pixels.shape[:2]) <= side and _plain(file):
-        return file
+    if max(pixels.shape[:2]) <= side and _plain(path):
+        return path.read_bytes()
     scale = min(1.0, side / max(pixels.shape[:2]))
     height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
     out = io.BytesIO()
@@ -77,7 +70,7 @@ def _name(source: str) -> str:
     return f"{words}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}".lstrip("-")
 
 
-def _plain(file: bytes) -> bool:
+def _plain(path: Path) -> bool:
     """Whether a photo that has been decoded is an RGB JPEG that is stored upright."""
-    with Image.open(io.BytesIO(file)) as image:
+    with Image.open(path) as image:
         return image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1

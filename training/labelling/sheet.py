@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ptsa_serve.tasks import Task
+from training.data.evenly import evenly
 from training.data.labels import labelled
 from training.data.photoset import PhotoSet
 from training.running.pictures import coloured_label
@@ -23,8 +24,8 @@ _QUALITY = 88
 def sheet(data: PhotoSet, count: int) -> bytes:
     """JPEG: `count` photos, evenly spread, a row each, beside it a label of each task; grey where there is none."""
     rows = []
-    for index in np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)):
-        photo = data[int(index)]
+    for index in evenly(range(len(data)), count):
+        photo = data[index]
         size = (photo.image.shape[0], photo.image.shape[1])
         labels = [_coloured(data.records[task], label, size) for task, label in photo.labels.items()]
         rows.append(np.concatenate([_cell(picture) for picture in (photo.image, *labels)], axis=1))

@@ -47,7 +47,6 @@ class Work(Dataset[Record]):
         if self._teachers is None:
             self._teachers = [found.open() for found in self._found]
         try:
-            file = job.path.read_bytes()
             # Twice as large as what is kept is more than any teacher looks at.
             photo = read_photo(job.path, at_least=(2 * self._rules.side, 2 * self._rules.side))
         except (OSError, DataError) as error:
@@ -68,7 +67,7 @@ class Work(Dataset[Record]):
                     files[f"{task}/{job.name}{SUFFIXES[kind]}"] = encoded(kind, label.values)
         if files:
             # Last: a folder that is being filled has no label without its photo, but for those at work.
-            files[f"image/{job.name}.jpg"] = kept(file, photo, self._rules.side)
+            files[f"image/{job.name}.jpg"] = kept(job.path, photo, self._rules.side)
         for name, content in files.items():
             write_whole(self._train / name, content)
         return Record(job.name, job.source, familiar, tasks, sum(map(len, files.values())))

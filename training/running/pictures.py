@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ptsa_serve.encoding.colors import colorize
 from ptsa_serve.tasks import Task
+from training.data.evenly import evenly
 from training.data.labels import labelled
 from training.data.photoset import PhotoSet
 from training.data.transforms import to_tensors
@@ -26,8 +27,8 @@ def pictures(model: Any, data: PhotoSet, size: tuple[int, int], *, count: int = 
     model: a PTSAModel in eval mode; size: (H, W) that it sees the photos at. Pixels without a label are black.
     """
     tasks = [task for task in data.tasks if task in model.tasks]
-    for index in np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)):
-        photo = data[int(index)]
+    for index in evenly(range(len(data)), count):
+        photo = data[index]
         image = to_tensors(photo, size, label_size=None)["image"]
         raw = model(image[None].to(model.mean.device), tasks)
         for task in tasks:
