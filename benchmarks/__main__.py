@@ -46,6 +46,7 @@ from ptsa_serve.predictor import Predictor
 from ptsa_serve.settings import Settings
 from training.backbones import known_backbones
 from training.methods import METHODS
+from training.similarity.search import read_tree
 
 
 def _artifact(model: Path | None) -> Artifact:
@@ -178,7 +179,7 @@ def methods(
     names = [name.strip() for name in only.split(";") if name.strip()]
     chosen = SUITES[suite]
     found = measure_methods(chosen, data=data, start=start, runs=runs / suite, results=results / suite, only=names)
-    table = with_costs(rows(found), chosen, graphs, **timing)
+    table = with_costs(rows(found), chosen, read_tree(results / suite / "tree.json"), graphs, **timing)
     if plot is not None:
         replace_file(plot, draw_methods(table))
     print(comparison(table, chosen.tasks), "Published, of other data and backbones:", sep="\n\n")

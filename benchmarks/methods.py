@@ -83,7 +83,7 @@ def measure_methods(
 
     only: names of the arms that are trained, none = all; of the others the results that there are count.
 
-    Raises what `fit` and `evaluate` raise.
+    Raises ValueError for an unknown arm, and what `fit` and `evaluate` raise.
     """
     tree = results / "tree.json"
     if not tree.exists():
@@ -91,8 +91,11 @@ def measure_methods(
         results.mkdir(parents=True, exist_ok=True)
         for name in ("similarity.json", "similarity.png", "tree.txt", "tree.json"):  # the tree last: all of it is there
             replace_file(results / name, (runs / "similarity" / name).read_bytes())
-    found = read_tree(tree)
-    jobs = [(arm, seed) for arm in suite.arms(found) for seed in arm.seeds]
+    arms = suite.arms(read_tree(tree))
+    if unknown := set(only) - {arm.name for arm in arms}:
+        known = "; ".join(arm.name for arm in arms)
+        raise ValueError(f"--only names {'; '.join(sorted(unknown))}, which this suite has not; it has {known}")
+    jobs = [(arm, seed) for arm in arms for seed in arm.seeds]
     # One seed of everything before the second of anything: a suite that is stopped has all its rows.
     jobs.sort(key=lambda job: job[1])
     done = []
@@ -135,7 +138,7 @@ def _train(suite: Suite, arm: Arm, seed: int, data: Mapping[str, Path], start: P
 
 def _experts(suite: Suite, data: Mapping[str, Path], start: Path, runs: Path) -> dict[str, Path]:
     """One checkpoint of single tasks holds a network for each."""
-    single = Arm("single_task", "single_task", tree=TaskTree.independent(suite.tasks))
+    single = Arm("single_task", "single_task", TaskTree.independent(suite.tasks))
     return dict.fromkeys(suite.tasks, fit(suite.config(single, 0, data, start, runs / "single_task-seed0")))
 
 
@@ -180,23 +183,22 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def with_costs(
-    table: Sequence[Mapping[str, Any]], suite: Suite, graphs: Path | None, *, threads: int, rounds: int
+    table: Sequence[Mapping[str, Any]], suite: Suite, found: TaskTree, graphs: Path | None, *, threads: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """The rows with deployed parameters and multiply-adds for photos of the models' own size and, with a folder for
-    graphs, milliseconds; what a training makes equal, or shuts, costs what it would without.
+    """The rows of a suite whose tree is `found`, with their costs for photos of the models' own size.
+
+    Those are deployed parameters, multiply-adds and, with a folder for graphs, milliseconds. What a training makes
+    equal, or shuts, costs what it would without.
     """
-    found = suite.arms(TaskTree.parse(next(row["tree"] for row in table if row["arm"] == "ptsa")))
-    arms = {arm.name: arm for arm in found if arm.tree is not None}
+    arms = {arm.name: arm for arm in suite.arms(found)}
     models = {
-        row["arm"]: ModelConfig(suite.fit["backbone"], TaskTree.parse(row["tree"]), arm.method, dict(arm.options))
-        for row in table
-        if (arm := arms.get(row["arm"]))
+        name: ModelConfig(suite.fit["backbone"], arms[name].tree, arms[name].method, dict(arms[name].options))
+        for name in (row["arm"] for row in table)
     }
-    rows = costs(models, SIZE, graphs, threads=threads, rounds=rounds)
+    own = costs(models, SIZE, graphs, threads=threads, rounds=rounds)
     return [
-        {**row, "deployed": own.folded, "giga_multiply_adds": own.giga_multiply_adds, "ms": own.ms}
-        for row in table
-        if (own := rows.get(row["arm"]))
+        {**row, "deployed": cost.folded, "giga_multiply_adds": cost.giga_multiply_adds, "ms": cost.ms}
+        for row, cost in zip(table, own.values(), strict=True)
     ]
 
 

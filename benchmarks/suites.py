@@ -18,13 +18,13 @@ __all__ = ["SUITES", "Arm", "Suite", "trees_of_shape"]
 class Arm:
     """One row: a method with its options and a rule with its own, run once for each seed.
 
-    tree: None = the one that similarity finds. experts: begins with the networks of single tasks.
+    experts: begins with the networks of single tasks.
     """
 
     name: str
     method: str
+    tree: TaskTree
     options: Mapping[str, Any] = field(default_factory=dict)
-    tree: TaskTree | None = None
     seeds: tuple[int, ...] = (0,)
     rule: str = "weighted_sum"
     rule_options: Mapping[str, Any] = field(default_factory=dict)
@@ -54,18 +54,18 @@ class Suite:
         late = TaskTree(self.tasks, (*shared.stages[:2], found.stages[2], independent.stages[3]))
         three, rank = (0, 1, 2), {"rank": self.rank}
         arms = [
-            Arm("single_task", "single_task", tree=independent, seeds=three),
-            Arm("multi_task", "multi_task", tree=shared, seeds=three),
-            Arm("mtlora", "mtlora", {"rank": 16}, shared, three),
-            Arm("ptsa", "ptsa", rank, found, three),
-            Arm("lora", "lora", rank, shared),
-            Arm("lora_per_task", "lora_per_task", rank, independent),
-            Arm("decoders", "decoders", tree=shared),
-            Arm("bitfit", "bitfit", tree=shared),
-            Arm("ptsa, 1-1-2-4", "ptsa", rank, late),
+            Arm("single_task", "single_task", independent, seeds=three),
+            Arm("multi_task", "multi_task", shared, seeds=three),
+            Arm("mtlora", "mtlora", shared, {"rank": 16}, three),
+            Arm("ptsa", "ptsa", found, rank, three),
+            Arm("lora", "lora", shared, rank),
+            Arm("lora_per_task", "lora_per_task", independent, rank),
+            Arm("decoders", "decoders", shared),
+            Arm("bitfit", "bitfit", shared),
+            Arm("ptsa, 1-1-2-4", "ptsa", late, rank),
         ]
         others = [tree for tree in trees_of_shape(self.tasks, self.counts) if tree != found]
-        arms += [Arm(f"ptsa, tree {number}", "ptsa", rank, tree) for number, tree in enumerate(others, 1)]
+        arms += [Arm(f"ptsa, tree {number}", "ptsa", tree, rank) for number, tree in enumerate(others, 1)]
         arms += self._family(late, independent)
         return [replace(arm, seeds=(0,)) for arm in arms if arm.name in self.only] if self.only else arms
 
@@ -74,14 +74,14 @@ class Suite:
         known = ("single_task", "multi_task", "mtlora", "ptsa", "lora", "lora_per_task", "decoders", "bitfit")
         rules = {"palora": "pareto", "pareto": "pareto", "tinting": "tinting"}
         for name in (name for name in METHODS if name not in known):
-            yield Arm(name, name, tree=late, rule=rules.get(name, "weighted_sum"), experts=METHODS[name].experts)
-        yield Arm("ct_moa, by photo", "ct_moa", {"gate": "dynamic"}, late)
+            yield Arm(name, name, late, rule=rules.get(name, "weighted_sum"), experts=METHODS[name].experts)
+        yield Arm("ct_moa, by photo", "ct_moa", late, {"gate": "dynamic"})
         rank = {"rank": self.rank}
         for rule in ("adatask", "connection_strength", "rank_shrink"):
-            yield Arm(f"ptsa, 1-1-2-4, {rule}", "ptsa", rank, late, rule=rule)
+            yield Arm(f"ptsa, 1-1-2-4, {rule}", "ptsa", late, rank, rule=rule)
         # What the shares of the tasks are without it.
-        yield Arm("ptsa, 1-1-2-4, adam", "ptsa", rank, late, rule="adatask", rule_options={"separate": False})
-        yield Arm("lora_per_task, cross_learning", "lora_per_task", rank, independent, rule="cross_learning")
+        yield Arm("ptsa, 1-1-2-4, adam", "ptsa", late, rank, rule="adatask", rule_options={"separate": False})
+        yield Arm("lora_per_task, cross_learning", "lora_per_task", independent, rank, rule="cross_learning")
 
     def search(self, data: Mapping[str, Path], start: Path, out: Path) -> SimilarityConfig:
         """The search for the tree, on the photos and at the size of the runs."""
@@ -101,7 +101,6 @@ class Suite:
         out: Path,
         experts: Mapping[str, Path] | None = None,
     ) -> FitConfig:
-        assert arm.tree is not None
         options = dict(arm.options)
         return FitConfig(
             **self.fit, data=dict(data), start=start, out=out, method=arm.method, options=options, tree=str(arm.tree),
