@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from training.data.check import CheckConfig, check
+from training.data.mix import Source
 from training.data.opening import open_set
 from training.errors import DataError
 
@@ -54,3 +55,15 @@ def test_the_check_knows_the_layout(horses: Path) -> None:
     report = check(CheckConfig(horses))
     assert not report.failed
     assert "horses" in report.text
+
+
+def test_an_upright_photo_is_cropped_in_training_not_squeezed(horses: Path) -> None:
+    """The horse is its upper half: nearly all of some crops and little of others, but half of the whole."""
+    for folder, array in (("rgb", np.zeros((120, 60, 3), np.uint8)), ("figure_ground", np.zeros((120, 60), np.uint8))):
+        array[:60] = 255
+        Image.fromarray(array).save(horses / folder / "horse001.jpg")
+    source = Source(open_set("horses", horses, "train"), size=(48, 64), augment=lambda sample, rng: sample, seed=0)
+    samples = [sample for index in range(8 * 12) if (sample := source[index])["name"] == "horse001"]
+    shares = [float(sample["saliency"].float().mean()) for sample in samples]
+    assert min(shares) < 0.3
+    assert max(shares) > 0.7

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ptsa_serve.tasks import Kind
 from training.data import DATASETS
+from training.data.evenly import evenly
 from training.data.files import read_photo
 from training.data.labelled import SETTINGS
 from training.data.labels import labelled
@@ -115,8 +116,7 @@ def _split(data: PhotoSet, split: str, config: CheckConfig, notes: list[str], fa
     tasks = {task: _files(data, task) for task in data.tasks}
     empty = [path for path in _all_files(data) if not path.stat().st_size]
     faults += [f"{path}: an empty file; copy it from the data set again" for path in empty]
-    count = len(data) if config.all else min(_SAMPLE, len(data))
-    indices = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int)).tolist()
+    indices = evenly(range(len(data)), len(data) if config.all else _SAMPLE)
     sizes: Counter[str] = Counter()
     for index in tqdm(indices, desc=f"check {split}", unit="photo", disable=None):
         _look(data, index, tasks, sizes, notes, faults)
@@ -164,7 +164,7 @@ def _look(
         except (OSError, DataError) as error:
             faults.append(str(error))
             continue
-        if not data.by_teachers and (size := _stored_size(path)) not in (None, (height, width)):
+        if not data.any_shape and (size := _stored_size(path)) not in (None, (height, width)):
             notes.append(f"{path}: {size[1]} x {size[0]} pixels, its photo {width} x {height}; resized on reading")
         _add(facts, path, image, label)
 

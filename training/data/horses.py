@@ -31,6 +31,7 @@ class Horses(PhotoSet):
     name = "horses"
     records: Mapping[str, Task] = {"saliency": TASKS["saliency"]}
     size = (384, 512)
+    any_shape = True
 
     def __init__(self, root: Path, split: str) -> None:
         photos, masks = (_of_split(Path(root) / folder, split) for folder in ("rgb", "figure_ground"))

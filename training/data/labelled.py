@@ -20,7 +20,7 @@ class Labelled(NYU):
     name = "labelled"
     records: Mapping[str, Task] = TASKS
     splits = ("train",)
-    by_teachers = True
+    any_shape = True
 
     def read(self, task: str, path: Path, size: tuple[int, int] | None) -> NDArray:
         """See `PhotoSet.read`."""

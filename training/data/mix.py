@@ -42,7 +42,7 @@ class Source(Dataset[dict[str, Any]]):
         order = np.random.default_rng((*self._key, epoch, 0)).permutation(len(self.data))
         rng = np.random.default_rng((*self._key, epoch, place + 1))
         sample: LabelledPhoto = self.data[int(order[place])]
-        if self.data.by_teachers:
+        if self.data.any_shape:
             sample = cropped(sample, self._size, rng)
         return to_tensors(self._augment(sample, rng), self._size, self._label_size, cubic=self._published)
 

@@ -33,7 +33,7 @@ class PhotoSet(Dataset[LabelledPhoto], ABC):
     records: Mapping[str, Task]
     tolerance: float = 0.0075  # of the diagonal: how far off a boundary may be found (BSDS 500, PASCAL)
     splits: tuple[str, ...] = ("train", "val")
-    by_teachers: bool = False  # photos may have any shape, and labels a size of their own
+    any_shape: bool = False  # photos may have any shape, and labels a size of their own
     notes: tuple[str, ...] = ()  # what was found out about this copy, for whoever watches
 
     def __init__(self, photos: Mapping[str, Path], labels: Mapping[str, Mapping[str, Path]]) -> None:

@@ -20,7 +20,7 @@ class Part(PhotoSet):
     def __init__(self, whole: PhotoSet, indices: Sequence[int]) -> None:
         self._whole, self._indices = whole, indices
         # Which every set has a default of.
-        self.tolerance, self.notes, self.by_teachers = whole.tolerance, whole.notes, whole.by_teachers
+        self.tolerance, self.notes, self.any_shape = whole.tolerance, whole.notes, whole.any_shape
 
     def __getattr__(self, name: str) -> Any:
         # Whatever else a set says of itself. Not while this is being copied to a worker, without `_whole` yet.
