@@ -1,5 +1,6 @@
 """python -m training COMMAND: every command is one function with one configuration."""
 
+import argparse
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ import jsonargparse
 
 from ptsa_serve.errors import PTSAError
 from training.accounting.count import CountConfig, count, count_table
-from training.accounting.method_list import MethodsConfig, list_methods, methods_table
+from training.accounting.method_list import MethodsConfig, list_methods, methods_in_lines, methods_table
 from training.data.check import CheckConfig, check
 from training.errors import TrainingError
 from training.evaluate import EvaluateConfig, evaluate
@@ -30,7 +31,7 @@ class Command:
 
     config: its options. run: from them to a dict, a path, a text or a Report. word: the option that is given without
     its name, what it is, and whether it may be left out. table: what people read in place of a dict, unless they say
-    --json.
+    --json. more: what --help says below the options.
     """
 
     config: type
@@ -38,13 +39,14 @@ class Command:
     text: str
     word: tuple[str, str, bool] | None = None
     table: Callable[[Mapping[str, Any]], str] | None = None
+    more: Callable[[], str] | None = None
 
 
 # A name of two words is a command of a group.
 COMMANDS: dict[str, Command] = {
     "pretrain": Command(PretrainConfig, pretrain, "distil teachers' features into a backbone on photos without labels"),
     "label": Command(LabelConfig, label, "write the labels of pre-trained teachers for folders of photos"),
-    "fit": Command(FitConfig, fit, "train on labelled photos, by any method of the registry"),
+    "fit": Command(FitConfig, fit, "train on labelled photos, by any method of the registry", more=methods_in_lines),
     "recipes": Command(
         RecipesConfig,
         recipes,
@@ -81,6 +83,10 @@ FLAGS = {"all": "leave out nothing to save time", "json": "print everything as J
 RECIPE_COMMANDS = {recipe.command for recipe in RECIPES.values()}
 
 
+class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of what stands below the options."""
+
+
 def main() -> None:
     name, options = _parse()
     command = COMMANDS[name]
@@ -104,7 +110,8 @@ def main() -> None:
 
 def _parse() -> tuple[str, dict[str, Any]]:
     """The command that was typed, and the options that were given."""
-    parser = jsonargparse.ArgumentParser(description=__doc__, usage="python -m training COMMAND [options]")
+    usage = "python -m training COMMAND [options]"
+    parser = jsonargparse.ArgumentParser(description=__doc__, usage=usage, formatter_class=_Help)
     groups = {"": parser.add_subcommands(required=True)}
     for group, text in GROUPS.items():
         inner = jsonargparse.ArgumentParser(usage=f"python -m training {group} COMMAND [options]")
@@ -127,7 +134,8 @@ def _parser(name: str, command: Command) -> jsonargparse.ArgumentParser:
     shown = f" [{word.upper()}]" if word and optional else f" {word.upper()}" if word else ""
     # Not argparse's own thirty lines of usage in front of every error; --help explains each option.
     usage = f"python -m training {name}{shown} [--config FILE] [options]"
-    parser = jsonargparse.ArgumentParser(description=command.text, usage=usage)
+    more = command.more() if command.more else None
+    parser = jsonargparse.ArgumentParser(description=command.text, usage=usage, epilog=more)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     if word:
         how: dict[str, Any] = {"nargs": "?", "default": ""} if optional else {}

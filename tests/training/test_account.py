@@ -254,6 +254,16 @@ def test_the_list_of_methods_is_the_registry(
     assert all(re.search(rf"^  {name} +\w", text, re.MULTILINE) for name in RULES)
 
 
+def test_the_help_of_fit_names_every_method_with_its_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["training", "fit", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} ({spec.source})\n" in text for name, spec in METHODS.items())
+
+
 def test_on_a_backbone_the_list_says_what_each_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     some = {name: METHODS[name] for name in ("ptsa", "mtlora", "tadformer")}
     monkeypatch.setattr("training.accounting.method_list.METHODS", some)

@@ -1,6 +1,7 @@
 """`python -m training methods`: what there is to choose from."""
 
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from training.methods import METHODS, method_options
 from training.network.model import ModelConfig
 from training.rules import RULES
 
-__all__ = ["MethodsConfig", "list_methods", "methods_table"]
+__all__ = ["MethodsConfig", "list_methods", "methods_in_lines", "methods_table"]
 
 _TASKS = ("segmentation", "depth", "normals", "saliency")
 _COUNTS = (1, 1, 2, 4)  # groups a stage, for methods that may have any tree
@@ -71,6 +72,16 @@ def _costs(name: str, backbone: str) -> dict[str, Any]:
         "multiply_adds": costs.multiply_adds,
         "graph": {"copies": list(graph.copies), "teeth": graph.teeth, "kept": list(graph.kept)},
     }
+
+
+def methods_in_lines() -> str:
+    """Each method in a few lines: what it trains, what its graph is like, and its source."""
+    indent = dict.fromkeys(("initial_indent", "subsequent_indent"), "      ")
+    lines = [
+        f"  {name} ({spec.source})\n{textwrap.fill(f'trains {spec.trains}; folds {spec.folds}', 110, **indent)}"
+        for name, spec in METHODS.items()
+    ]
+    return "\n".join(["methods; `python -m training methods --backbone NAME` says what each costs:", *lines])
 
 
 def methods_table(found: Mapping[str, Any]) -> str:

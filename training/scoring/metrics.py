@@ -192,7 +192,7 @@ class Boundary:
         valid, true = labelled("boundary", label), label == 1
         thin = np.where(valid, peaks(predicted.astype(np.float32)), np.float32(0))
         near = disc(self._tolerance * math.hypot(*label.shape))
-        close = cv2.dilate(true.astype(np.uint8), near) > 0
+        close = _within(true, near)
         self._found += _above(thin, 100)[1:]
         self._right += _above(thin[close], 100)[1:]
         self._met += _above(cv2.dilate(thin, near)[true], 100)[1:]
