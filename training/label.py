@@ -41,7 +41,8 @@ class LabelConfig:
             room=weights/teachers]'.
         out: folder of the data set: train/image, train/TASK, sheet.jpg to look at, summary.json; `fit --data
             '{labelled: OUT}'` trains on it. A folder that holds labels is added to, and photos that are done are not
-            done again; side, confident, familiar and the teachers' files must then be the same.
+            done again; side, confident and familiar must then be the same, and a teacher's files if it was there: rooms
+            may have other teachers than the rest, in a run of their own.
         side: photos are kept at most so long, in pixels; their labels at half of that.
         confident: pixels have no label where the teacher's confidence is less: of a class its probability, of saliency
             2 |p - 1/2|; depth and normals have none.
@@ -120,9 +121,10 @@ def _label(config: LabelConfig, teachers: list[Found], jobs: list[Job]) -> tuple
 def _claim(config: LabelConfig, teachers: list[Found]) -> None:
     """Make the folder this run's. Raises ResumeError if it holds labels that were made in another way."""
     path = config.out / SETTINGS
+    taught = {found.name: found.checksums() for found in teachers}
     settings = {
         "version": 1,
-        "teachers": {found.name: found.checksums() for found in teachers},
+        "teachers": taught,
         "side": config.side,
         "confident": config.confident,
         "familiar": config.familiar,
@@ -130,7 +132,10 @@ def _claim(config: LabelConfig, teachers: list[Found]) -> None:
     if path.exists():
         try:
             before = dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError):
+            # Each photo's record says who labelled it: other photos may have others.
+            settings["teachers"] = before["teachers"] | taught
+            before["teachers"] = taught | before["teachers"]
+        except (ValueError, TypeError, LookupError):
             raise ResumeError(f"{path} is damaged; name another --out folder") from None
         if found := differences(before, settings):
             raise ResumeError(

@@ -202,6 +202,26 @@ def test_other_settings_or_teachers_are_refused_by_name(config: LabelConfig, pai
         label(config)
 
 
+def test_other_photos_may_have_other_teachers(
+    config: LabelConfig, painter: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEACHERS, "carver", TEACHERS["painter"])  # type: ignore[misc]
+    carver = painter.parent / "carver"
+    carver.mkdir()
+    (carver / "nearest.txt").write_text("3")
+    label(replace(config, photos=[str(photos / "a")]))
+    others = replace(config, photos=[str(photos / "b")], teachers=[f"carver={carver}"])
+    assert label(others)["photos"] == 6
+    assert list(json.loads((config.out / "labelled.json").read_bytes())["teachers"]) == ["painter", "carver"]
+    data = Labelled(config.out, "train")
+    nearest = [data[index].labels["depth"].min() for index in range(len(data))]
+    assert sum(depth > 3 for depth in nearest) == 3
+    (painter / "nearest.txt").write_text("2")
+    label(others)
+    with pytest.raises(ResumeError, match=r"teachers\.painter\.nearest\.txt was"):
+        label(config)
+
+
 def test_a_few_photos_first_and_then_all(config: LabelConfig) -> None:
     assert label(replace(config, limit=3))["photos"] == 3
     few = files(config.out / "train")
