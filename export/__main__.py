@@ -110,6 +110,12 @@ def main() -> None:
 @click.option("--name", default="ptsa-nano", show_default=True)
 @click.option("--version", default="1", show_default=True)
 @click.option("--metrics", type=FILE, help="JSON list of figures for the manifest.")
+@click.option(
+    "--note",
+    "notes",
+    multiple=True,
+    help="A sentence on what the maps are not good for: every answer has it, and the page shows it. May be repeated.",
+)
 @click.option("--licence", default="", help="What the manifest says about the use of weights and data.")
 def compile_command(out: Path, sizes: str, metrics: Path | None, settings: tuple[str, ...], **options) -> None:
     """Write the artifact of CHECKPOINT to the folder OUT, if it passes the parity gate."""

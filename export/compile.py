@@ -45,7 +45,7 @@ class CompileConfig:
     folders for the parity gate, of which `photo_count` are used. sizes: (H, W) of the graphs, None for one of any
     multiples of 32, up to `max_pixels`. branches: see `FORMS`; max_slowdown: with "auto", how many times as long as the
     faster form the smaller one may take to be kept. settings: of the model's method, to be set anew before it is
-    folded. name, version, metrics, licence: for the manifest.
+    folded. name, version, metrics, notes, licence: for the manifest.
     """
 
     checkpoint: Path
@@ -61,6 +61,7 @@ class CompileConfig:
     name: str = "ptsa-nano"
     version: str = "1"
     metrics: Sequence[dict[str, Any]] = ()
+    notes: Sequence[str] = ()
     licence: str = ""
 
 
@@ -99,6 +100,7 @@ def _described(config: CompileConfig, model: PTSAModel, sizes: Sequence[Size | N
         version=config.version,
         pixels=config.max_pixels,
         metrics=config.metrics,
+        notes=config.notes,
         licence=config.licence,
         settings=config.settings,
     )

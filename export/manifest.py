@@ -37,6 +37,7 @@ def describe(
     version: str,
     pixels: int = MOST_PIXELS,
     metrics: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
     licence: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -44,7 +45,7 @@ def describe(
 
     sizes: (H, W) of its graphs, None for those of any size, which take photos of up to `pixels`. settings: of its
     method, that were set anew.
-    Raises ExportError for a name, version, size, figure or licence that no manifest may hold.
+    Raises ExportError for a name, version, size, figure, note or licence that no manifest may hold.
     """
     info = read_info(checkpoint)
     with _plainly():
@@ -62,6 +63,7 @@ def describe(
                 multiply_adds={},
             ),
             metrics=tuple(dict(entry) for entry in metrics),
+            notes=tuple(notes),
             provenance={
                 "code": f"ptsa-serve {ptsa_serve.__version__}",
                 "exporter": f"torch {torch.__version__}",
@@ -90,7 +92,9 @@ def _plainly() -> Iterator[None]:
         raise ExportError(f"the manifest cannot hold this: {faults}") from None
     except UnicodeEncodeError as error:
         found = error.object[max(0, error.start - 20) : error.end]
-        raise ExportError(f"the manifest cannot hold {found!r}: it is no text; write --licence in UTF-8") from None
+        raise ExportError(
+            f"the manifest cannot hold {found!r}: it is no text; write --note and --licence in UTF-8"
+        ) from None
 
 
 def with_costs(manifest: Manifest, graphs: Sequence[Graph]) -> Manifest:

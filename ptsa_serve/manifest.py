@@ -201,6 +201,7 @@ class Manifest(_Record):
     counts: Counts
     metrics: tuple[dict[str, Any], ...] = ()
     parity: dict[str, dict[str, Any]] = {}
+    notes: tuple[str, ...] = ()  # sentences for whoever reads the maps: what they are not good for
     provenance: dict[str, Any] = {}
 
     @classmethod

@@ -29,7 +29,8 @@ class Prediction:
 
     Arrays by task name, H x W = `size`: classes uint8 (H, W); metres float32 (H, W); unit_vectors float32 (H, W, 3),
     unit length; probability and boundary float32 (H, W), 0...1. `tasks` has the same keys in the same order. `size` is
-    the photo's (height, width) or the model's own grid. `model` is (name, version). `timings_ms`: milliseconds by step.
+    the photo's (height, width) or the model's own grid. `model` is (name, version). `timings_ms`: milliseconds by
+    step. `notes`: what the model says its maps are not good for.
     """
 
     maps: Mapping[str, np.ndarray]
@@ -38,3 +39,4 @@ class Prediction:
     size: tuple[int, int]
     model: tuple[str, str]
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -135,6 +135,7 @@ class Predictor:
             photo=prepared.photo,
             size=grid,
             model=(manifest.name, manifest.version),
+            notes=manifest.notes,
             timings_ms={"decode": prepared.decode_ms, "scale": (time.perf_counter() - start) * 1000},
         )
 
@@ -182,7 +183,19 @@ class Predictor:
     def info(self) -> dict[str, Any]:
         """What `GET /v1/models/{name}` answers."""
         manifest = self.artifact.manifest.model_dump(mode="json", exclude_none=True)
-        shown = ("name", "version", "tasks", "tree", "backbone", "input", "counts", "metrics", "parity", "provenance")
+        shown = (
+            "name",
+            "version",
+            "tasks",
+            "tree",
+            "backbone",
+            "input",
+            "counts",
+            "metrics",
+            "parity",
+            "notes",
+            "provenance",
+        )
         return {
             **{key: manifest[key] for key in shown},
             "forms": [asdict(form) for form in self.artifact.variants.forms],

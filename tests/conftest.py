@@ -112,6 +112,7 @@ def make_tiny_artifact(out: Path, **changes: object) -> None:
             "tree": Tree(tasks=names, stages=((names,), (names[:2], names[2:]))),
             "backbone": Backbone(name="tiny", sha256="0" * 64),
             "counts": Counts(frozen=344, trainable=48, deployed=392, multiply_adds={"48x64": 1_000_000}),
+            "notes": ("Rooms only.",),
             "provenance": {"code": "tests", "data": "none", "licence": "as the project"},
             **changes,
         }

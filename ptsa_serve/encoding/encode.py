@@ -98,7 +98,7 @@ def to_json(prediction: Prediction) -> bytes:
 
 
 def meta(prediction: Prediction) -> dict[str, Any]:
-    """What meta.json holds: model, photo, and for each task what it is and what was found.
+    """What meta.json holds: model, its notes, photo, and for each task what it is and what was found.
 
     tasks: kind and unit; classes: those present, most first, with index, name and share of the pixels;
     metres: minimum, median, maximum, to the millimetre, null where no pixel has a value.
@@ -110,6 +110,7 @@ def meta(prediction: Prediction) -> dict[str, Any]:
         tasks[name] = {"kind": task.kind, "unit": task.unit, **found}
     return {
         "model": {"name": prediction.model[0], "version": prediction.model[1]},
+        "notes": list(prediction.notes),
         "photo": {"width": photo.width, "height": photo.height, "orientation": photo.orientation},
         "size": {"width": prediction.size[1], "height": prediction.size[0]},
         "tasks": tasks,

@@ -28,10 +28,11 @@ async function call(path, options = {}) {
 async function loadModel() {
   const { models } = await (await call("../v1/models")).json();
   page.model = models[0];
-  const { name, version, tasks, limits } = page.model;
+  const { name, version, tasks, limits, notes } = page.model;
   $("model").textContent = `${name} ${version}: ${tasks.map((task) => task.name).join(", ")}`;
   $("limits").textContent = `${limits.formats.join(", ")}, up to ${Math.floor(limits.max_bytes / 2 ** 20)} MiB and `
     + `${Math.floor(limits.max_pixels / 1e6)} megapixels.`;
+  $("notes").textContent = notes.join(" ");
 }
 
 async function loadSamples() {

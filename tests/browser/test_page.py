@@ -82,6 +82,10 @@ def test_photo_can_be_dropped_and_pasted(page, photo_jpeg: bytes, kind: str) -> 
     page.wait_for_selector("#result:not([hidden])")
 
 
+def test_page_says_what_the_maps_are_not_good_for(page) -> None:
+    page.wait_for_function("document.querySelector('#notes').textContent === 'Rooms only.'")
+
+
 def test_values_under_the_cursor_are_those_of_the_maps(shown, url: str, photo_jpeg: bytes) -> None:
     expected = maps(url, photo_jpeg)
     area = shown.locator(".picture[data-name=depth]").bounding_box()

@@ -60,7 +60,7 @@ def _no_graphs(*_: object) -> None:
         (("--name", "my model"), "name is 'my model': String should match pattern"),
         (("--name", ""), "name is '': String should match"),
         (("--version", "1/2"), "version is '1/2': String should match"),
-        (("--licence", "\udcff"), r"it is no text; write --licence in UTF-8"),
+        (("--licence", "\udcff"), r"it is no text; write --note and --licence in UTF-8"),
         (("--sizes", "64x60"), "every side a multiple of 32"),
     ],
 )

@@ -43,6 +43,7 @@ def config(checkpoint: Path, photo: Path, tmp_path: Path) -> CompileConfig:
         sizes=SIZES,
         name="tiny",
         metrics=[{"data": "nyu", "split": "val", "figures": {"depth": 1.0}}],
+        notes=["Rooms only."],
         licence="for research",
     )
 
@@ -60,6 +61,7 @@ def test_artifact_says_what_it_is(config: CompileConfig, checkpoint: Path) -> No
     assert manifest.counts.deployed > manifest.counts.frozen > 0
     assert manifest.provenance["checkpoint_sha256"] == sha256(checkpoint)
     assert manifest.provenance["training"]["steps"] == 3
+    assert manifest.notes == ("Rooms only.",)
     assert manifest.provenance["licence"] == "for research"
     assert manifest.metrics[0]["figures"] == {"depth": 1.0}
     assert all(entry["worst"] <= entry["tolerance"] for entry in manifest.parity.values())

@@ -246,3 +246,4 @@ def test_models_tell_what_a_client_must_know(server) -> None:
     assert len(model["tasks"][0]["classes"]) == len(model["tasks"][0]["colors"]) == 39
     assert model["limits"]["max_bytes"] == 20 * 1024 * 1024
     assert {"tree", "counts", "engine", "parity"} <= model.keys()
+    assert model["notes"] == ["Rooms only."]

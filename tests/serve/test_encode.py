@@ -34,7 +34,9 @@ def prediction() -> Prediction:
         "normals": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
         "saliency": random.uniform(0, 1, (H, W)).astype(np.float32),
     }
-    return Prediction(maps, dict(TASKS), PhotoInfo(W, H, 6), (H, W), ("ptsa-tiny", "1"), {"model": 1.23456})
+    return Prediction(
+        maps, dict(TASKS), PhotoInfo(W, H, 6), (H, W), ("ptsa-tiny", "1"), {"model": 1.23456}, ("Rooms only.",)
+    )
 
 
 def test_depth_png_is_millimetres_with_zero_for_no_value():
@@ -117,6 +119,7 @@ def test_meta_counts_classes_and_depths(prediction: Prediction):
         assert depth[key] == pytest.approx(float(value), abs=0.02 if key == "median" else 0.001)
     assert found["photo"] == {"width": W, "height": H, "orientation": 6}
     assert found["timings_ms"] == {"model": 1.23}
+    assert found["notes"] == ["Rooms only."]
 
 
 def test_depth_without_any_value_has_no_figures(prediction: Prediction):
