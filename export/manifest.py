@@ -56,12 +56,7 @@ def describe(
             tasks=tuple(TaskRecord.of(task) for task in model.tasks.values()),
             tree=Tree.of(model.config.tree),
             backbone=Backbone(name=model.config.backbone, sha256=backbone_digest(model)),
-            counts=Counts(
-                frozen=counts.frozen(model),
-                trainable=counts.trainable(model),
-                deployed=0,
-                multiply_adds={},
-            ),
+            counts=Counts(frozen=counts.frozen(model), trainable=counts.trainable(model), deployed=0, multiply_adds={}),
             metrics=tuple(dict(entry) for entry in metrics),
             notes=tuple(notes),
             provenance={

@@ -23,6 +23,7 @@ from training.recipes import RECIPES, RecipesConfig, recipes, with_recipe
 from training.report import Report
 from training.similarity.config import SimilarityConfig
 from training.similarity.search import find_tree
+from training.teach import TeachConfig, teach
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Command:
 # A name of two words is a command of a group.
 COMMANDS: dict[str, Command] = {
     "pretrain": Command(PretrainConfig, pretrain, "distil teachers' features into a backbone on photos without labels"),
+    "teach": Command(TeachConfig, teach, "train the heads of the room teacher that `label` asks, on labelled rooms"),
     "label": Command(LabelConfig, label, "write the labels of pre-trained teachers for folders of photos"),
     "fit": Command(FitConfig, fit, "train on labelled photos, by any method of the registry", more=methods_in_lines),
     "recipes": Command(

@@ -14,6 +14,9 @@ MAY_CHANGE = ("out", "workers", "save_every")
 # The smallest and the largest value of an option, by its name, of whichever command has it.
 RANGES: dict[str, tuple[float, float]] = {
     "width": (1, 4096),
+    "views": (1, 1000),
+    "members": (1, 100),
+    "blocks": (1, 100),
     "steps": (1, 10**9),
     "epochs": (0, 10**6),
     "warmup_epochs": (0, 10**6),

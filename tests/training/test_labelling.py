@@ -21,7 +21,7 @@ from training.labelling.finding import find_teachers
 from training.labelling.grids import on_grid
 from training.labelling.litert import LiteRT
 from training.labelling.maps import label_of, label_size
-from training.labelling.room_head import RoomHead, load_head, maps_of
+from training.labelling.room_head import load_heads
 from training.labelling.u2net import U2Net
 
 RNG = np.random.default_rng(0)
@@ -94,24 +94,6 @@ def test_dinov2_is_timms_network(tmp_path: Path) -> None:
     assert [tuple(values.shape) for values in ours(torch.rand(1, 3, 28, 70), (0, 2))] == [(1, 128, 2, 5)] * 3
 
 
-def test_a_head_is_as_wide_as_its_file(tmp_path: Path) -> None:
-    head = RoomHead(20, width=12, inner=6).eval()
-    for buffer in (head.mu, head.sd):
-        buffer.uniform_(0.5, 2)
-    save_file(head.state_dict(), tmp_path / "head.safetensors")
-    features = torch.rand(2, 20, 5, 7)
-    raw = load_head(tmp_path / "head.safetensors")(features)
-    torch.testing.assert_close(raw, head(features))
-    maps = maps_of(raw)
-    assert {task: tuple(values.shape[1:]) for task, values in maps.items()} == {
-        "segmentation": (39, 10, 14),
-        "depth": (1, 10, 14),
-        "normals": (3, 10, 14),
-    }
-    torch.testing.assert_close(maps["segmentation"].sum(1), torch.ones(2, 10, 14))
-    torch.testing.assert_close(maps["normals"].norm(dim=1), torch.ones(2, 10, 14))
-
-
 def darkness(path: Path, gain: float) -> Path:
     """A network of U²-Net's form: `gain` times how dark each pixel is."""
     nodes = [
@@ -171,7 +153,7 @@ def test_scaling_is_between_pixel_centres() -> None:
     assert on_grid(np.ones((3, 4, 2), np.float32), (6, 9)).shape == (6, 9, 2)
 
 
-@pytest.mark.parametrize("open_teacher", [U2Net, DINOv2, load_head])
+@pytest.mark.parametrize("open_teacher", [U2Net, DINOv2, load_heads])
 def test_damaged_files_are_told_by_name(open_teacher: Any, tmp_path: Path) -> None:
     (tmp_path / "net").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}garbage")
     with pytest.raises(CheckpointError, match=r"net: no .*copy"):

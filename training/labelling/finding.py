@@ -11,7 +11,7 @@ from training.labelling import TEACHERS
 from training.labelling.base import LabelTeacher, TeacherKind
 from training.network.checkpoint import sha256
 
-__all__ = ["Found", "find_teachers"]
+__all__ = ["Found", "find_files", "find_teachers"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,21 @@ def _find(text: str) -> Found:
     if not equals or name not in TEACHERS:
         raise ConfigError(f"--teachers has {text!r}; a teacher is NAME=FOLDER, and known are {', '.join(TEACHERS)}")
     kind = TEACHERS[name]
-    for module, package in kind.modules.items():
+    return Found(name, kind, find_files(name, folders, kind.files, kind.modules))
+
+
+def find_files(teacher: str, folders: str, names: Sequence[str], modules: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a teacher's files of these names lie: in FOLDER, or FIRST:SECOND, or in a folder right below.
+
+    Raises ConfigError for a module that is not installed (see `TeacherKind`), or a name that two files have,
+    FileNotFoundError for a file that is missing.
+    """
+    for module, package in modules.items():
         if find_spec(module) is None:
-            raise ConfigError(f"teacher {name} needs {module}; install it with `pip install {package}`")
-    # Of several folders the first that has a file counts: a better head beside the old frozen networks.
+            raise ConfigError(f"teacher {teacher} needs {module}; install it with `pip install {package}`")
+    # Of several folders the first that has a file counts: a head of one's own beside the frozen networks.
     places = [Path(folder) for folder in folders.split(os.pathsep)]
-    return Found(name, kind, tuple(_file(name, places, file) for file in kind.files))
+    return tuple(_file(teacher, places, name) for name in names)
 
 
 def _file(teacher: str, places: Sequence[Path], name: str) -> Path:

@@ -1,6 +1,7 @@
 """What a killed run goes on from, and whether it is this run: settings are stored with it and compared."""
 
 import io
+import json
 import re
 import sys
 import tempfile
@@ -15,7 +16,17 @@ import yaml
 from training.errors import ConfigError, ResumeError
 from training.network.checkpoint import write_whole
 
-__all__ = ["announce", "claim", "differences", "make_usable", "note", "read_state", "say_how_far", "write_state"]
+__all__ = [
+    "announce",
+    "claim",
+    "differences",
+    "make_usable",
+    "note",
+    "read_state",
+    "say_how_far",
+    "settle",
+    "write_state",
+]
 
 
 def note(line: str) -> None:
@@ -82,6 +93,26 @@ def claim(out: Path, resume: str, result: str, settings: Mapping[str, Any]) -> d
         state = None
     make_usable(out)
     return state
+
+
+def settle(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write down the settings that all in the folder of `path` depends on.
+
+    Raises ResumeError if they stand there already, and are others; ConfigError if the folder cannot be used.
+    """
+    make_usable(path.parent)
+    if not path.exists():
+        write_whole(path, json.dumps(settings, indent=2).encode() + b"\n")
+        return
+    try:
+        before = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        raise ResumeError(f"{path} is damaged; name another --out folder") from None
+    if found := differences(before, settings):
+        raise ResumeError(
+            f"{path.parent} holds what was made with other settings: {'; '.join(found)}. Put them back to go on with "
+            "it, or name a new --out folder"
+        )
 
 
 def make_usable(out: Path) -> None:

@@ -1,0 +1,212 @@
+"""Train the heads of the room teacher on labelled photos of rooms, so that `label` can label others."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from ptsa_serve.tasks import TASKS as RECORDS
+from training.data.evenly import evenly
+from training.data.labels import LabelledPhoto
+from training.data.loading import load
+from training.data.opening import open_set
+from training.data.photoset import PhotoSet
+from training.errors import DataError
+from training.labelling import TEACHERS
+from training.labelling.finding import find_files
+from training.labelling.grids import on_grid
+from training.labelling.room_features import FILES, RoomFeatures
+from training.labelling.room_head import FILE, Projection, RoomHeads
+from training.network.checkpoint import as_stored, sha256, write_whole
+from training.options import number_faults, refuse
+from training.running.holdout import hold_out
+from training.running.progress import Progress
+from training.running.resume import note, settle
+from training.running.stepping import Precision
+from training.scoring.metrics import Figures, metric_for
+from training.teaching.cache import BYTES, TASKS, Cache, Job
+from training.teaching.heads import HeadConfig, train_head
+from training.teaching.projection import fitted
+
+__all__ = ["TeachConfig", "teach"]
+
+SETTINGS = "teach.json"
+PROJECTION = "projection.safetensors"
+METRICS = "metrics.json"
+_TO_FIT = 64  # photos that the projection is fitted to
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """What `python -m training teach` takes. Raises ConfigError that names every fault at once.
+
+    Args:
+        data: folder of NYU, or of a set like it, with labels of segmentation, depth and normals in train/.
+        networks: folder of the frozen networks, or right above theirs: deeplabv3_mnv2_ade20k150_logits.tflite,
+            mosaic_r3_logits_uint8.tflite, dinov2_vits14_int8.safetensors; FIRST:SECOND, and the first that has one
+            counts.
+        out: folder for head.safetensors, which `label --teachers '[room=OUT:NETWORKS]'` takes, metrics.json with its
+            figures on photos that were kept from training, and the cache: 3 MB a view of a photo, to be deleted
+            afterwards. A folder that holds a run is continued; workers and save_every may then differ, nothing else.
+        views: of each photo: as it is, and as turned cameras see it.
+        members: heads, trained apart; their maps are averaged.
+        steps: of each head.
+        batch: views of a step.
+        width: of a head's layers.
+        blocks: of a head.
+        rate: peak learning rate.
+        weight_decay: of AdamW, for matrices.
+        ema: the weights are an average over the steps, which keeps this part of itself a step.
+        hold_out: this part of the photos, chosen by seed and name, is not trained on but measured.
+        seed: decides which, the order, and initial weights.
+        workers: processes that compute features, and later read them.
+        precision: 32-true, bf16-mixed, or on a GPU 16-mixed.
+        save_every: steps between checkpoints.
+    """
+
+    data: Path
+    networks: str
+    out: Path
+    views: int = 6
+    members: int = 2
+    steps: int = 1100
+    batch: int = 8
+    width: int = 224
+    blocks: int = 4
+    rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    ema: float = 0.998
+    hold_out: float = 0.08
+    seed: int = 0
+    workers: int = 1
+    precision: Precision = "bf16-mixed"
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        refuse(number_faults(vars(self)))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """data: all photos. taught, held: numbers of those to learn from, and to measure."""
+
+    config: TeachConfig
+    networks: tuple[Path, ...]
+    data: PhotoSet
+    taught: list[int]
+    held: list[int]
+
+
+def teach(config: TeachConfig) -> dict[str, Any]:
+    """Make or finish a room teacher's `head.safetensors`; returns what `metrics.json` holds.
+
+    A run that is killed goes on where it was. Raises TrainingError for settings, photos, networks or a folder that
+    cannot be used and for losses that are not finite, OSError for files that cannot be read or written.
+    """
+    run = _opened(config)
+    projection = _projection(run)
+    jobs = [(photo, view) for view in range(config.views) for photo in run.taught]
+    held = [(photo, 0) for photo in run.held]
+    cache = Cache(config.out / "cache", run.data, [*held, *jobs], run.networks, projection)
+    _fill(cache, [*held, *jobs], config.workers)
+    heads = []
+    for member in range(config.members):
+        note(f"head {member + 1} of {config.members}")
+        given: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(HeadConfig)}
+        own = HeadConfig(**{**given, "seed": config.seed + member})
+        folder = config.out / f"head-{member + 1}"
+        heads.append(train_head(own, folder, cache, jobs, workers=config.workers, every=config.save_every))
+    whole = RoomHeads(projection, heads).eval()
+    stored = {name: as_stored(tensor).contiguous() for name, tensor in whole.state_dict().items()}
+    write_whole(config.out / FILE, save(stored))
+    found: dict[str, Any] = {"held_out_photos": len(held)}
+    if held:
+        one = {f"head_{number}": _figures(run, cache, RoomHeads(projection, [h])) for number, h in enumerate(heads, 1)}
+        found |= {"figures": _figures(run, cache, whole), "of_each_head": one}
+    write_whole(config.out / METRICS, json.dumps(found, indent=2).encode() + b"\n")
+    return found
+
+
+def _opened(config: TeachConfig) -> _Run:
+    """All that can be wrong with the arguments is found here."""
+    networks = find_files("room", config.networks, FILES, TEACHERS["room"].modules)
+    data = open_set("nyu", config.data, "train")
+    if missing := [task for task in TASKS if task not in data.tasks]:
+        raise DataError(
+            f"{config.data} has no labels of {', '.join(missing)}; a room teacher learns {', '.join(TASKS)}"
+        )
+    _, kept = hold_out(data, config.hold_out, config.seed)
+    names = {kept.photo_path(number) for number in range(len(kept))} if kept else set()
+    held = [number for number in range(len(data)) if data.photo_path(number) in names]
+    taught = [number for number in range(len(data)) if data.photo_path(number) not in names]
+    settings = {
+        "networks": {path.name: sha256(path) for path in networks},
+        "photos": [data.photo_path(number).stem for number in range(len(data))],
+        "hold_out": config.hold_out,
+        "seed": config.seed,
+    }
+    settle(config.out / SETTINGS, settings)
+    return _Run(config, networks, data, taught, held)
+
+
+def _projection(run: _Run) -> Projection:
+    """That of an earlier run, or a new one."""
+    path = run.config.out / PROJECTION
+    projection = Projection()
+    if path.exists():
+        projection.load_state_dict(load_file(path))
+        return projection
+    networks = RoomFeatures(*run.networks)
+    some = evenly(run.taught, _TO_FIT)
+
+    def seen() -> Iterator[Any]:
+        with Progress("look", len(some), unit="photo") as progress:
+            for number, photo in enumerate(some, 1):
+                yield networks(run.data[photo].image)
+                progress.update(number)
+
+    with torch.no_grad():
+        projection = fitted(seen())
+    write_whole(path, save(projection.state_dict()))
+    return projection
+
+
+def _fill(cache: Cache, jobs: list[Job], workers: int) -> None:
+    """Compute the files of the cache that are not there."""
+    todo = [number for number, job in enumerate(jobs) if not cache.path(job).exists()]
+    if not todo:
+        return
+    note(f"the cache takes {len(todo) * BYTES / 1e9:.1f} GB more")
+    with Progress("cache", len(todo), unit="view") as progress:
+        for number, _ in enumerate(load(cache, batch_size=None, sampler=todo, num_workers=workers), 1):
+            progress.update(number)
+
+
+@torch.no_grad()
+def _figures(run: _Run, cache: Cache, heads: RoomHeads) -> dict[str, Figures]:
+    """Of held-out photos, at the size of their labels."""
+    heads.eval()
+    metrics = {task: metric_for(RECORDS[task]) for task in TASKS}
+    for number in run.held:
+        seen = cache.read((number, 0))
+        found = heads(*(seen[name][None] for name in ("coarse", "fine", "photo")))
+        photo = run.data[number]
+        for task, metric in metrics.items():
+            metric.update(_map(task, found[task], photo), photo.labels[task])
+    return {task: metric.compute() for task, metric in metrics.items()}
+
+
+def _map(task: str, values: torch.Tensor, photo: LabelledPhoto) -> Any:
+    """A task's planes (1, C, h, w) as the map that a label is compared with."""
+    scaled = on_grid(values[0].permute(1, 2, 0).numpy(), photo.image.shape[:2])
+    match RECORDS[task].kind:
+        case "classes":
+            return scaled.argmax(-1)
+        case "metres":
+            return scaled[..., 0]
+        case _:
+            return scaled
