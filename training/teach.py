@@ -1,12 +1,14 @@
 """Train the heads of the room teacher on labelled photos of rooms, so that `label` can label others."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ptsa_serve.tasks import TASKS as RECORDS
@@ -15,12 +17,12 @@ from training.data.labels import LabelledPhoto
 from training.data.loading import load
 from training.data.opening import open_set
 from training.data.photoset import PhotoSet
-from training.errors import DataError
+from training.errors import DataError, ResumeError
 from training.labelling import TEACHERS
 from training.labelling.finding import find_files
 from training.labelling.grids import on_grid
 from training.labelling.room_features import FILES, RoomFeatures
-from training.labelling.room_head import FILE, Projection, RoomHeads
+from training.labelling.room_head import FILE, Projection, RoomHead, RoomHeads, load_heads
 from training.network.checkpoint import as_stored, sha256, write_whole
 from training.options import number_faults, refuse
 from training.running.holdout import hold_out
@@ -120,13 +122,15 @@ def teach(config: TeachConfig) -> dict[str, Any]:
         own = HeadConfig(**{**given, "seed": config.seed + member})
         folder = config.out / f"head-{member + 1}"
         heads.append(train_head(own, folder, cache, jobs, workers=config.workers, every=config.save_every))
-    whole = RoomHeads(projection, heads).eval()
-    stored = {name: as_stored(tensor).contiguous() for name, tensor in whole.state_dict().items()}
-    write_whole(config.out / FILE, save(stored))
+    weights = RoomHeads(projection, heads).state_dict()
+    write_whole(config.out / FILE, save({name: as_stored(tensor).contiguous() for name, tensor in weights.items()}))
     found: dict[str, Any] = {"held_out_photos": len(held)}
     if held:
-        one = {f"head_{number}": _figures(run, cache, RoomHeads(projection, [h])) for number, h in enumerate(heads, 1)}
-        found |= {"figures": _figures(run, cache, whole), "of_each_head": one}
+        # Of what was written: matrices are rounded to fp16.
+        whole = load_heads(config.out / FILE)
+        each = [RoomHeads(whole.projection, [cast(RoomHead, head)]).eval() for head in whole.heads]
+        found["figures"] = _figures(run, cache, whole)
+        found["of_each_head"] = {f"head_{number}": _figures(run, cache, one) for number, one in enumerate(each, 1)}
     write_whole(config.out / METRICS, json.dumps(found, indent=2).encode() + b"\n")
     return found
 
@@ -143,9 +147,11 @@ def _opened(config: TeachConfig) -> _Run:
     names = {kept.photo_path(number) for number in range(len(kept))} if kept else set()
     held = [number for number in range(len(data)) if data.photo_path(number) in names]
     taught = [number for number in range(len(data)) if data.photo_path(number) not in names]
+    photos = "\n".join(data.photo_path(number).stem for number in range(len(data)))
     settings = {
         "networks": {path.name: sha256(path) for path in networks},
-        "photos": [data.photo_path(number).stem for number in range(len(data))],
+        "number_of_photos": len(data),
+        "photos": hashlib.sha256(photos.encode("utf-8", "replace")).hexdigest(),
         "hold_out": config.hold_out,
         "seed": config.seed,
     }
@@ -158,7 +164,12 @@ def _projection(run: _Run) -> Projection:
     path = run.config.out / PROJECTION
     projection = Projection()
     if path.exists():
-        projection.load_state_dict(load_file(path))
+        try:
+            projection.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError):
+            raise ResumeError(
+                f"{path} is damaged; name another --out folder, for the cache was made with what it held"
+            ) from None
         return projection
     networks = RoomFeatures(*run.networks)
     some = evenly(run.taught, _TO_FIT)
@@ -189,7 +200,6 @@ def _fill(cache: Cache, jobs: list[Job], workers: int) -> None:
 @torch.no_grad()
 def _figures(run: _Run, cache: Cache, heads: RoomHeads) -> dict[str, Figures]:
     """Of held-out photos, at the size of their labels."""
-    heads.eval()
     metrics = {task: metric_for(RECORDS[task]) for task in TASKS}
     for number in run.held:
         seen = cache.read((number, 0))

@@ -1,6 +1,8 @@
 """The heads of the room teacher, taught on photos whose labels are their colours, by networks that see colours."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from training.data.labels import LabelledPhoto
 from training.data.nyu import NYU
 from training.errors import CheckpointError, ConfigError, DataError, ResumeError
 from training.labelling import TEACHERS
+from training.labelling.finding import find_teachers
 from training.labelling.room_features import CHANNELS, FILES, FINE, GRID, Features
 from training.labelling.room_head import KEPT, KEPT_FINE, Projection, RoomHead, RoomHeads, load_heads, mirrored
 from training.teach import TeachConfig, teach
@@ -113,6 +116,51 @@ def test_a_killed_run_gives_the_same_heads(
     assert (again.out / "head.safetensors").read_bytes() == (config.out / "head.safetensors").read_bytes()
     assert len(SEEN) == 2 * looked  # no photo was looked at twice
     assert len(load_heads(again.out / "head.safetensors").heads) == 2
+
+
+def test_a_run_killed_while_it_looks_goes_on_from_there(
+    config: TeachConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, members=1, steps=2)
+    found = teach(config)
+    looked, again, look = len(SEEN), replace(config, out=tmp_path / "again"), Colours.__call__
+    assert looked == 10 + 2 + 10 * 2  # to fit the projection, then what is held out, then two views
+    SEEN.clear()
+
+    def killed(networks: Colours, photo: np.ndarray) -> Features:
+        if len(SEEN) == 17:
+            raise KeyboardInterrupt
+        return look(networks, photo)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Colours, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            teach(again)
+    assert len(list((again.out / "cache").iterdir())) == 7
+    assert teach(replace(again, workers=1)) == found
+    assert len(SEEN) == 17  # the rest by a process of its own
+    for name in ("head.safetensors", "metrics.json", "projection.safetensors"):
+        assert (again.out / name).read_bytes() == (config.out / name).read_bytes()
+
+
+def test_damaged_files_of_a_run_are_named(config: TeachConfig) -> None:
+    config = replace(config, members=1, steps=2)
+    whole = teach(config)
+    seen = sorted((config.out / "cache").iterdir())
+    content = seen[0].read_bytes()
+    shutil.rmtree(config.out / "head-1")
+    for damaged in (content[:-999], b"", content[:5000] + b"x" + content[5001:]):
+        for path in seen:
+            path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"cache/[0-9]{4}-[01]\.npz is damaged; remove it, and run again"):
+            teach(config)
+    for path in seen:
+        path.unlink()
+    assert teach(config) == whole
+    path = config.out / "projection.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ResumeError, match=r"projection\.safetensors is damaged; name another --out folder"):
+        teach(config)
 
 
 def test_other_settings_are_refused(config: TeachConfig) -> None:
@@ -211,3 +259,28 @@ def test_heads_are_as_wide_as_their_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="make it with `python -m training teach`"):
         load_heads(path)
+
+
+@pytest.mark.slow
+def test_the_real_networks_teach_a_head_that_labels(tmp_path: Path) -> None:
+    folder, data = os.environ.get("PTSA_TEACHERS", ""), Path(os.environ.get("PTSA_DATA", ""))
+    if not folder or not (data / "nyu/train").is_dir():
+        pytest.skip("needs PTSA_TEACHERS, the folder above the teachers' own, and PTSA_DATA, which holds nyu/")
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install -e '.[label]'")
+    rooms = NYU(data / "nyu", "train")
+    for number in range(3):
+        for path in (rooms.photo_path(number), *(rooms.label_path(task, number) for task in rooms.tasks)):
+            assert path is not None
+            copy = tmp_path / "rooms" / path.relative_to(data / "nyu")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    config = TeachConfig(tmp_path / "rooms", folder, tmp_path / "out", views=2, members=1, steps=2, hold_out=0.34)
+    found = teach(replace(config, batch=2, width=16, blocks=1, workers=1))
+    assert found["held_out_photos"] == 1
+    teacher = find_teachers([f"room={config.out}:{folder}"])[0].open()
+    for number in range(2):
+        guesses = teacher(rooms[number].image)
+        assert guesses.familiar > 0.01
+        for task, guess in guesses.maps.items():
+            assert guess.values.shape[:2] == (60, 80), task
+            assert np.isfinite(guess.values).all(), task

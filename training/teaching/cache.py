@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -80,12 +81,20 @@ class Cache(Dataset[str]):
         return file.getvalue()
 
     def read(self, job: Job) -> Example:
-        """coarse (928, 30, 40), fine (72, 60, 80), photo (3, 60, 80), and labels at (120, 160) as losses want them."""
-        with np.load(self.path(job)) as file:
-            example = {name: torch.from_numpy(file[name]).float() for name in ("coarse", "fine")}
-            example["photo"] = small_photo(file["image"])
-            example["segmentation"] = torch.from_numpy(file["segmentation"])
-            example["depth"] = torch.from_numpy(file["depth"]).float()
-            normals = torch.from_numpy(planes(file["normals"].astype(np.float32)).copy())
-            example["normals"] = normals / normals.norm(dim=0).clamp_min(1)
+        """coarse (928, 30, 40), fine (72, 60, 80), photo (3, 60, 80), and labels at (120, 160) as losses want them.
+
+        Raises DataError for a damaged file.
+        """
+        path = self.path(job)
+        try:
+            # Opened here: of a damaged file NumPy would leave it open.
+            with path.open("rb") as opened, np.load(opened) as file:
+                seen = {name: file[name] for name in ("coarse", "fine", "image", *TASKS)}
+        except (ValueError, KeyError, EOFError, BadZipFile):
+            raise DataError(f"{path} is damaged; remove it, and run again") from None
+        example = {name: torch.from_numpy(seen[name]).float() for name in ("coarse", "fine", "depth")}
+        example["photo"] = small_photo(seen["image"])
+        example["segmentation"] = torch.from_numpy(seen["segmentation"])
+        normals = torch.from_numpy(planes(seen["normals"].astype(np.float32)).copy())
+        example["normals"] = normals / normals.norm(dim=0).clamp_min(1)
         return example

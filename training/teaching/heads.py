@@ -63,10 +63,11 @@ def train_head(config: HeadConfig, out: Path, cache: Cache, jobs: list[Job], *, 
     settings = asdict(config) | {"views": len(jobs)}
     if state := claim(out, RESUME, RESULT, settings):
         run.restore(state)
-        say_how_far(out, run.step, config.steps)
     if run.step < config.steps:
+        if state:
+            say_how_far(out, run.step, config.steps)
         announce(settings)
-        weights = _balance(cache, jobs)
+        weights = _balance(cache, jobs).to(fabric.device)
         examples = Examples(cache, jobs, config.steps * config.batch, config.seed)
 
         def batches(first: int, last: int) -> Iterator[list[Batch]]:
@@ -76,6 +77,7 @@ def train_head(config: HeadConfig, out: Path, cache: Cache, jobs: list[Job], *, 
                 yield [Batch(f"the views of step {step}", batch)]
 
         def losses(batch: Example) -> dict[str, Tensor]:
+            batch = {name: values.to(fabric.device) for name, values in batch.items()}
             raw = run.model(batch["coarse"], batch["fine"], batch["photo"])
             balanced = {"segmentation": weights}
             return {task: task_loss(RECORDS[task], raw[task], batch[task], balanced.get(task)) for task in TASKS}
@@ -83,7 +85,7 @@ def train_head(config: HeadConfig, out: Path, cache: Cache, jobs: list[Job], *, 
         work = Work(batches, losses, _WEIGHTS, save=lambda: write_state(out / RESUME, run.state(), settings))
         plan = Plan(out.name, out, config.steps, max(1, round(_WARMUP * config.steps)), config.seed, every)
         train(run, WeightedSum(), plan, work)
-    return cast(RoomHead, run.result).eval()
+    return cast(RoomHead, run.result).cpu().eval()
 
 
 def _balance(cache: Cache, jobs: list[Job]) -> Tensor:
