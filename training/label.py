@@ -17,7 +17,7 @@ from training.labelling.work import Rules, Work
 from training.network.checkpoint import write_whole
 from training.options import number_faults, refuse
 from training.running.progress import Progress
-from training.running.resume import announce, differences, make_usable, note
+from training.running.resume import announce, note, settle
 
 __all__ = ["LabelConfig", "label"]
 
@@ -120,30 +120,16 @@ def _label(config: LabelConfig, teachers: list[Found], jobs: list[Job]) -> tuple
 
 def _claim(config: LabelConfig, teachers: list[Found]) -> None:
     """Make the folder this run's. Raises ResumeError if it holds labels that were made in another way."""
-    path = config.out / SETTINGS
-    taught = {found.name: found.checksums() for found in teachers}
     settings = {
         "version": 1,
-        "teachers": taught,
+        "teachers": {found.name: found.checksums() for found in teachers},
         "side": config.side,
         "confident": config.confident,
         "familiar": config.familiar,
     }
-    if path.exists():
-        try:
-            before = dict(json.loads(path.read_bytes()))
-            # Each photo's record says who labelled it: other photos may have others.
-            settings["teachers"] = before["teachers"] | taught
-            before["teachers"] = taught | before["teachers"]
-        except (ValueError, TypeError, LookupError):
-            raise ResumeError(f"{path} is damaged; name another --out folder") from None
-        if found := differences(before, settings):
-            raise ResumeError(
-                f"{config.out} holds labels of other settings: {'; '.join(found)}. Put them back to go on with those, "
-                "or name a new --out folder"
-            )
-    elif (config.out / "train").exists():
+    path = config.out / SETTINGS
+    if not path.exists() and (config.out / "train").exists():
         raise ResumeError(f"{config.out} holds a data set that was not made here; name a new --out folder")
-    make_usable(config.out)
-    write_whole(path, json.dumps(settings, indent=2).encode() + b"\n")
+    # Each photo's record says who labelled it: other photos may have other teachers.
+    settle(path, settings, grows="teachers")
     announce(settings)

@@ -152,6 +152,7 @@ def _opened(config: TeachConfig) -> _Run:
         "networks": {path.name: sha256(path) for path in networks},
         "number_of_photos": len(data),
         "photos": hashlib.sha256(photos.encode("utf-8", "replace")).hexdigest(),
+        "views": config.views,
         "hold_out": config.hold_out,
         "seed": config.seed,
     }

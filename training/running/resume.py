@@ -95,24 +95,28 @@ def claim(out: Path, resume: str, result: str, settings: Mapping[str, Any]) -> d
     return state
 
 
-def settle(path: Path, settings: Mapping[str, Any]) -> None:
+def settle(path: Path, settings: Mapping[str, Any], *, grows: str = "") -> None:
     """Write down the settings that all in the folder of `path` depends on.
 
-    Raises ResumeError if they stand there already, and are others; ConfigError if the folder cannot be used.
+    grows: the name of a mapping among them that others may be added to. Raises ResumeError if other settings stand
+    there already, ConfigError if the folder cannot be used.
     """
     make_usable(path.parent)
-    if not path.exists():
-        write_whole(path, json.dumps(settings, indent=2).encode() + b"\n")
-        return
-    try:
-        before = dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError):
-        raise ResumeError(f"{path} is damaged; name another --out folder") from None
-    if found := differences(before, settings):
-        raise ResumeError(
-            f"{path.parent} holds what was made with other settings: {'; '.join(found)}. Put them back to go on with "
-            "it, or name a new --out folder"
-        )
+    wanted = dict(settings)
+    if path.exists():
+        try:
+            before = dict(json.loads(path.read_bytes()))
+            if grows:
+                wanted[grows] = before[grows] | settings[grows]
+                before[grows] = settings[grows] | before[grows]
+        except (ValueError, TypeError, LookupError):
+            raise ResumeError(f"{path} is damaged; name another --out folder") from None
+        if found := differences(before, wanted):
+            raise ResumeError(
+                f"{path.parent} holds what was made with other settings: {'; '.join(found)}. Put them back to go on "
+                "with it, or name a new --out folder"
+            )
+    write_whole(path, json.dumps(wanted, indent=2).encode() + b"\n")
 
 
 def make_usable(out: Path) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 from ptsa_serve.tasks import TASKS as RECORDS
 from training.data.labels import IGNORE
 from training.data.loading import load
-from training.labelling.room_head import RoomHead
+from training.labelling.room_head import FILE, RoomHead
 from training.rules.base import Batch
 from training.rules.weighted_sum import WeightedSum
 from training.running.loop import Plan, Work, train
@@ -24,7 +24,7 @@ from training.teaching.examples import Examples
 
 __all__ = ["HeadConfig", "train_head"]
 
-RESUME, RESULT = "checkpoint.ckpt", "head.pt"
+RESUME = "checkpoint.ckpt"
 
 # Metres weigh less than in `fit`: most of their loss is that of the farthest walls, which features of rooms show badly.
 _WEIGHTS = {"segmentation": 1.0, "depth": 0.5, "normals": 1.5}
@@ -60,8 +60,8 @@ def train_head(config: HeadConfig, out: Path, cache: Cache, jobs: list[Job], *, 
         {"params": others, "weight_decay": 0.0, "peak": config.rate},
     ]
     run = Optimisation(fabric, head, torch.optim.AdamW(groups), max_norm=_MAX_NORM, ema=config.ema)
-    settings = asdict(config) | {"views": len(jobs)}
-    if state := claim(out, RESUME, RESULT, settings):
+    settings = asdict(config)
+    if state := claim(out, RESUME, FILE, settings):
         run.restore(state)
     if run.step < config.steps:
         if state:
