@@ -179,6 +179,16 @@ def test_class_weights_are_where_the_model_is(config: FitConfig) -> None:
     assert weights["segmentation"].shape == (39,)
 
 
+def test_class_weights_are_of_all_sets(config: FitConfig) -> None:
+    one, model, device = NYU(config.data["nyu"], "train"), build(config), torch.device("cpu")
+    other = NYU(config.data["nyu"], "val")
+    apart = [balance({"nyu": data}, model, device)["segmentation"] for data in (one, other)]
+    both = balance({"nyu": one, "labelled": other}, model, device)["segmentation"]
+    assert (apart[0] - apart[1]).abs().max() > 0.01
+    assert not any(torch.allclose(both, weights) for weights in apart)
+    torch.testing.assert_close(balance({"nyu": other, "labelled": one}, model, device)["segmentation"], both)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_everything_that_a_model_computes_with_moves_with_it(config: FitConfig, method: str, tmp_path: Path) -> None:
     save_file(build_backbone("swin_test").trunk.state_dict(), tmp_path / "backbone.safetensors")
