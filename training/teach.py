@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save
 
 from ptsa_serve.tasks import TASKS as RECORDS
 from training.data.evenly import evenly
-from training.data.labels import LabelledPhoto
 from training.data.loading import load
 from training.data.opening import open_set
 from training.data.photoset import PhotoSet
 from training.errors import DataError, ResumeError
 from training.labelling import TEACHERS
 from training.labelling.finding import find_files
-from training.labelling.grids import on_grid
+from training.labelling.maps import label_of
+from training.labelling.room import as_guesses
 from training.labelling.room_features import FILES, RoomFeatures
 from training.labelling.room_head import FILE, Projection, RoomHead, RoomHeads, load_heads
 from training.network.checkpoint import as_stored, sha256, write_whole
@@ -30,7 +30,7 @@ from training.running.progress import Progress
 from training.running.resume import note, settle
 from training.running.stepping import Precision
 from training.scoring.metrics import Figures, metric_for
-from training.teaching.cache import BYTES, TASKS, Cache, Job
+from training.teaching.cache import BYTES, TASKS, Cache
 from training.teaching.heads import HeadConfig, train_head
 from training.teaching.projection import fitted
 
@@ -114,7 +114,7 @@ def teach(config: TeachConfig) -> dict[str, Any]:
     jobs = [(photo, view) for view in range(config.views) for photo in run.taught]
     held = [(photo, 0) for photo in run.held]
     cache = Cache(config.out / "cache", run.data, [*held, *jobs], run.networks, projection)
-    _fill(cache, [*held, *jobs], config.workers)
+    _fill(cache, config.workers)
     heads = []
     for member in range(config.members):
         note(f"head {member + 1} of {config.members}")
@@ -187,9 +187,9 @@ def _projection(run: _Run) -> Projection:
     return projection
 
 
-def _fill(cache: Cache, jobs: list[Job], workers: int) -> None:
+def _fill(cache: Cache, workers: int) -> None:
     """Compute the files of the cache that are not there."""
-    todo = [number for number, job in enumerate(jobs) if not cache.path(job).exists()]
+    todo = cache.missing()
     if not todo:
         return
     note(f"the cache takes {len(todo) * BYTES / 1e9:.1f} GB more")
@@ -204,20 +204,9 @@ def _figures(run: _Run, cache: Cache, heads: RoomHeads) -> dict[str, Figures]:
     metrics = {task: metric_for(RECORDS[task]) for task in TASKS}
     for number in run.held:
         seen = cache.read((number, 0))
-        found = heads(*(seen[name][None] for name in ("coarse", "fine", "photo")))
+        guesses = as_guesses(heads(*(seen[name][None] for name in ("coarse", "fine", "photo"))))
         photo = run.data[number]
         for task, metric in metrics.items():
-            metric.update(_map(task, found[task], photo), photo.labels[task])
+            found = label_of(RECORDS[task].kind, guesses[task], photo.image.shape[:2], 0).values
+            metric.update(found, photo.labels[task])
     return {task: metric.compute() for task, metric in metrics.items()}
-
-
-def _map(task: str, values: torch.Tensor, photo: LabelledPhoto) -> Any:
-    """A task's planes (1, C, h, w) as the map that a label is compared with."""
-    scaled = on_grid(values[0].permute(1, 2, 0).numpy(), photo.image.shape[:2])
-    match RECORDS[task].kind:
-        case "classes":
-            return scaled.argmax(-1)
-        case "metres":
-            return scaled[..., 0]
-        case _:
-            return scaled

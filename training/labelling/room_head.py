@@ -17,7 +17,7 @@ from ptsa_serve.tasks import TASKS
 from training.errors import CheckpointError
 from training.labelling.room_features import CHANNELS, FINE
 
-__all__ = ["FILE", "KEPT", "KEPT_FINE", "METRES", "Projection", "RoomHead", "RoomHeads", "load_heads", "mirrored"]
+__all__ = ["FILE", "KEPT", "KEPT_FINE", "Projection", "RoomHead", "RoomHeads", "load_heads", "mirrored"]
 
 FILE = "head.safetensors"
 

@@ -47,6 +47,10 @@ class Cache(Dataset[str]):
     def __len__(self) -> int:
         return len(self._jobs)
 
+    def missing(self) -> list[int]:
+        """The numbers of the jobs whose files are not there."""
+        return [number for number, job in enumerate(self._jobs) if not self.path(job).exists()]
+
     def path(self, job: Job) -> Path:
         """The file of a view of a photo."""
         photo, number = job
