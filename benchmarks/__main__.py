@@ -73,7 +73,7 @@ def main() -> None:
 @OUT
 @click.option("--rounds", default=15, show_default=True)
 def graph(model: Path | None, threads: int, out: Path | None, rounds: int) -> None:
-    _report(measure_graph(_artifact(model), size=(384, 512), threads=threads, rounds=rounds), out)
+    _report(measure_graph(_artifact(model), threads=threads, rounds=rounds), out)
 
 
 @main.command(help="What does the service add to the engine's own time?")

@@ -26,9 +26,12 @@ __all__ = ["measure_graph"]
 _SQUARE = 2048
 
 
-def measure_graph(artifact: Artifact, *, size: tuple[int, int], threads: int, rounds: int) -> Measurement:
-    """Times the graph of `size` (H, W), one graph for each of its tasks, and a matrix product, in turn."""
-    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=threads))
+def measure_graph(artifact: Artifact, *, threads: int, rounds: int) -> Measurement:
+    """Times the graph of the artifact's first size, one graph for each of its tasks, and a matrix product, in turn."""
+    engine, size = (
+        load_engine("onnxruntime", artifact, EngineOptions(threads=threads)),
+        artifact.manifest.input.sizes[0],
+    )
     variant = artifact.variants.choose(artifact.variants.form(), size, tasks := tuple(artifact.manifest.task_table()))
     graphs = {"all": artifact.graph(variant)} | {task: artifact.graph(variant, [task]) for task in tasks}
     adds = {name: multiply_adds(onnx.load_model_from_string(graph.data)) for name, graph in graphs.items()}

@@ -29,10 +29,10 @@ from benchmarks.rivals.plain import GRAPH
 from benchmarks.server import running_server
 from benchmarks.service import photo_640
 from ptsa_serve.artifact import Artifact
+from ptsa_serve.sizes import Size
 
 __all__ = ["measure_rivals"]
 
-SIZE = (384, 512)
 OURS = "/v1/predict?format=npz&size=model"
 
 # By name the command that serves on a port. Each posts the field `image` to /predict.
@@ -51,13 +51,13 @@ def measure_rivals(
     Raises ValueError for an unknown name in `only`.
     """
     names = _chosen(only)
-    photo = photo_640(artifact)
+    photo, size = photo_640(artifact), artifact.manifest.input.sizes[0]
     engine: list[float] = []
     loads: dict[str, list[Load]] = {name: [] for name in names}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "graphs"
         artifact.write_external_data(folder)
-        variant = artifact.variants.choose(artifact.variants.form(), SIZE, tuple(artifact.manifest.task_table()))
+        variant = artifact.variants.choose(artifact.variants.form(), size, tuple(artifact.manifest.task_table()))
         graph = folder / variant.path
         settings = {"PTSA_THREADS": str(threads), "PTSA_QUEUE": str(4 * clients), "PTSA_ENGINE": "onnxruntime"}
         urls = {}
@@ -66,14 +66,19 @@ def measure_rivals(
                 urls[name] = stack.enter_context(running_server(**settings)).url + OURS
             else:
                 urls[name] = stack.enter_context(_rival(name, graph, photo)) + "/predict"
-        best = _Best(graph, threads)
+        best = _Best(graph, size, threads)
         for _ in tqdm(range(rounds), desc="rounds"):
             engine.append(best.rate())
             for name, url in urls.items():
                 loads[name].append(load := closed_loop(url, photo, clients=clients, requests=requests))
                 if wrong := [status for status in load.statuses if status != 200]:
                     raise RuntimeError(f"{name} answered {wrong[0]}")
-    conditions = {"photo": "640x480 JPEG", "answer": "npz of 512x384", "threads": threads, "clients": clients}
+    conditions = {
+        "photo": "640x480 JPEG",
+        "answer": f"npz of {size[1]}x{size[0]}",
+        "threads": threads,
+        "clients": clients,
+    }
     return Measurement(
         "Which server gives the most photos a second from the same graph?",
         _figures(engine, loads),
@@ -104,10 +109,10 @@ def _figures(engine: list[float], loads: Mapping[str, list[Load]]) -> dict[str, 
 class _Best:
     """The graph in ONNX Runtime with its default options, one photo on all threads or one on each."""
 
-    def __init__(self, graph: Path, threads: int) -> None:
+    def __init__(self, graph: Path, size: Size, threads: int) -> None:
         self._threads = threads
         self._wide, self._narrow = (_session(graph, count) for count in (threads, 1))
-        self._photo = {"image": np.zeros((1, *SIZE, 3), np.uint8)}
+        self._photo = {"image": np.zeros((1, *size, 3), np.uint8)}
         self.rate()  # the first runs do not count
 
     def rate(self, runs: int = 8) -> float:

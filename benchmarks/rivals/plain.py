@@ -9,7 +9,7 @@ from PIL import Image
 
 __all__ = ["GRAPH", "Plain"]
 
-GRAPH = "RIVAL_GRAPH"  # the environment variable that names an ONNX file of 384 x 512
+GRAPH = "RIVAL_GRAPH"  # the environment variable that names an ONNX file of a fixed size
 
 
 class Plain:
@@ -17,11 +17,13 @@ class Plain:
 
     def __init__(self) -> None:
         self._session = onnxruntime.InferenceSession(os.environ[GRAPH], providers=["CPUExecutionProvider"])
+        _, self._height, self._width, _ = self._session.get_inputs()[0].shape
         self._names = [output.name for output in self._session.get_outputs()]
 
     def answer(self, photo: bytes) -> bytes:
-        """The maps of a photo at 512 x 384, as an npz file."""
-        image = Image.open(io.BytesIO(photo)).convert("RGB").resize((512, 384), Image.Resampling.BILINEAR)
+        """The maps of a photo at the graph's size, as an npz file."""
+        size = (self._width, self._height)
+        image = Image.open(io.BytesIO(photo)).convert("RGB").resize(size, Image.Resampling.BILINEAR)
         maps = self._session.run(self._names, {"image": np.asarray(image)[None]})
         buffer = io.BytesIO()
         arrays = {name: np.asarray(values)[0] for name, values in zip(self._names, maps, strict=True)}

@@ -69,7 +69,7 @@ def test_what_is_timed_is_the_engine_as_served(tiny_artifact: Path, monkeypatch:
 
     monkeypatch.setattr("benchmarks.graph.load_predictor", reference)
     monkeypatch.setattr(OnnxRuntimeEngine, "run", noted)
-    measurement = measure_graph(Artifact.open(tiny_artifact), size=(48, 64), threads=1, rounds=2)
+    measurement = measure_graph(Artifact.open(tiny_artifact), threads=1, rounds=2)
     # Three rounds, twice in each.
     assert all(ran.count([task]) == 3 * 2 for task in TASKS)
     assert ran.count(None) == 2 * 3 * 2  # all tasks, and the fastest engine's

@@ -12,13 +12,14 @@ from training.fit_config import WAYS_TO_SAY, FitConfig, resolved
 from training.pretrain import PretrainConfig
 from training.recipes import RECIPES, RecipesConfig, recipes, with_recipe
 
-GIVEN = {"data": {"nyu": Path("x"), "ccp": Path("y")}, "out": Path("z"), "start": Path("w")}
+GIVEN = {"out": Path("z"), "start": Path("w")}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_a_configuration_and_prints_as_one(name: str) -> None:
     command, options = RECIPES[name].command, RECIPES[name].options
-    given = GIVEN if command == "fit" else {"photos": ["x"], "teachers": ["y"], "out": Path("z")}
+    data = dict.fromkeys(options.get("batches", ["nyu", "ccp"]), Path("x"))
+    given = {"data": data, **GIVEN} if command == "fit" else {"photos": ["x"], "teachers": ["y"], "out": Path("z")}
     config = COMMANDS[command].config(**with_recipe(name, command, given))
     assert isinstance(config, FitConfig | PretrainConfig)
     assert {option: getattr(config, option) for option in options} == dict(options)
