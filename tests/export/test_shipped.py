@@ -1,4 +1,4 @@
-"""What ships was compiled by an earlier form of training and export: today's must say the same of its weights.
+"""What ships may come from an earlier form of training and export: today's must say the same of its weights.
 
 The artifact is made a model again: its frozen layers and factors as they are, position tables from the biases that were
 looked up in them, and batch norms, which were folded away, as norms that only add what they left behind.
@@ -37,7 +37,7 @@ def shipped() -> tuple[Artifact, PTSAModel]:
     manifest = artifact.manifest
     tensors, recipes = _read(artifact.folder / "weights.safetensors")
     scales = {recipe["scale"] for recipe in recipes.values() if recipe.get("up")}
-    ranks = [len(tensors[f"stages.{stage}.0.attn.qkv.down.0"]) for stage in range(4)]
+    ranks = [len(tensors[f"layers.{stage}.blocks.0.attn.qkv.down.0"]) for stage in range(4)]
     options = {"rank": ranks, "scale": scales.pop(), **FROZEN}
     config = ModelConfig(manifest.backbone.name, TaskTree.from_json(manifest.tree.model_dump()), "ptsa", options)
     model = PTSAModel(config)
@@ -83,14 +83,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _load_backbone(model: PTSAModel, tensors: dict[str, Tensor]) -> None:
     for name, parameter in model.backbone.trunk.named_parameters():
-        _, stage, rest = name.split(".", 2) if name.startswith("layers.") else ("", "", name)
-        rest = rest.removeprefix("blocks.")
-        if rest.endswith("relative_position_bias_table"):
-            bias = rest.replace("relative_position_bias_table", "position_bias")
-            parameter.copy_(_table(tensors[f"stages.{stage}.branches.0.{bias}"][0], parameter))
-            continue
-        names = (name, f"stages.{stage}.{rest}", f"stages.{stage}.branches.0.{rest}")
-        parameter.copy_(next(tensors[key] for key in names if key in tensors))
+        module, _, leaf = name.rpartition(".")
+        slot = f"slots.{module.replace('.', '/')}.0."
+        if leaf == "relative_position_bias_table":
+            parameter.copy_(_table(tensors[f"{slot}position_bias"][0], parameter))
+        else:
+            parameter.copy_(tensors[name] if name in tensors else tensors[slot + leaf])
 
 
 def _table(bias: Tensor, like: Tensor) -> Tensor:
@@ -107,8 +105,7 @@ def _table(bias: Tensor, like: Tensor) -> Tensor:
 def _load_adapters(model: PTSAModel, tensors: dict[str, Tensor]) -> None:
     for name, parameter in model.method.named_parameters():
         _, key, factor, group = name.split(".")
-        _, stage, _, rest = key.split("/", 3)
-        parameter.copy_(tensors[f"stages.{stage}.{rest.replace('/', '.')}.{factor}.{group}"])
+        parameter.copy_(tensors[f"{key.replace('/', '.')}.{factor}.{group}"])
 
 
 def _neutralise_norms(model: PTSAModel, tensors: dict[str, Tensor]) -> None:
