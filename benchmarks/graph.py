@@ -27,11 +27,9 @@ _SQUARE = 2048
 
 
 def measure_graph(artifact: Artifact, *, threads: int, rounds: int) -> Measurement:
-    """Times the graph of the artifact's first size, one graph for each of its tasks, and a matrix product, in turn."""
-    engine, size = (
-        load_engine("onnxruntime", artifact, EngineOptions(threads=threads)),
-        artifact.manifest.input.sizes[0],
-    )
+    """Times the graph of a photo of 640 x 480, one graph for each of its tasks, and a matrix product, in turn."""
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=threads))
+    size = engine.sizes.choose(480, 640)
     variant = artifact.variants.choose(artifact.variants.form(), size, tasks := tuple(artifact.manifest.task_table()))
     graphs = {"all": artifact.graph(variant)} | {task: artifact.graph(variant, [task]) for task in tasks}
     adds = {name: multiply_adds(onnx.load_model_from_string(graph.data)) for name, graph in graphs.items()}

@@ -48,7 +48,7 @@ SMALLER = {
 }
 
 
-SIZE = (384, 512)  # of the photo whose costs are counted: what the shipped model sees of most
+SIZE = (384, 512)  # of the photo whose costs are counted
 
 
 @dataclass(frozen=True)

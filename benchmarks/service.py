@@ -21,7 +21,6 @@ from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import Engine
 from ptsa_serve.loading import load_predictor
 from ptsa_serve.settings import Settings
-from ptsa_serve.sizes import Size
 
 __all__ = ["measure_load", "measure_memory", "measure_requests", "photo_640"]
 
@@ -75,16 +74,16 @@ def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measur
 
 def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: int) -> Measurement:
     """Closed loop of `clients`, in rounds; the engine that serves is timed alone, before and after each."""
-    data, size = photo_640(artifact), artifact.manifest.input.sizes[0]
+    data = photo_640(artifact)
     engine = load_predictor(Settings.model_validate({"model": artifact.folder, "threads": threads}), tune=True).engine
     rounds = max(1, requests // (_ROUND * clients))
     rates, ratios, statuses = [], [], []
     with _server(artifact, threads, PTSA_QUEUE=str(4 * clients)) as server:
-        alone = [_engine_rate(engine, size)]
+        alone = [_engine_rate(engine)]
         for _ in range(rounds):
             url = f"{server.url}/v1/predict?format=npz"
             load = closed_loop(url, data, clients=clients, requests=requests // rounds)
-            alone.append(_engine_rate(engine, size))
+            alone.append(_engine_rate(engine))
             rates.append(load.rate)
             ratios.append(100 * load.rate / fmean(alone[-2:]))
             statuses += load.statuses
@@ -173,9 +172,9 @@ def _server_timing(header: str) -> dict[str, float]:
     return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", header)}
 
 
-def _engine_rate(engine: Engine, size: Size, runs: int = 10) -> float:
+def _engine_rate(engine: Engine, runs: int = 10) -> float:
     """Photos a second of the engine alone: one at a time, or one in each of its lanes, whichever is more."""
-    photo = np.zeros((1, *size, 3), np.uint8)
+    photo = np.zeros((1, *engine.sizes.choose(480, 640), 3), np.uint8)
 
     def seconds(lanes: int) -> float:
         with ThreadPoolExecutor(lanes) as pool:

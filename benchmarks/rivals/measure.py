@@ -51,13 +51,15 @@ def measure_rivals(
     Raises ValueError for an unknown name in `only`.
     """
     names = _chosen(only)
-    photo, size = photo_640(artifact), artifact.manifest.input.sizes[0]
+    photo = photo_640(artifact)
+    form = artifact.variants.form()
+    size = artifact.variants.sizes(form).choose(480, 640)
     engine: list[float] = []
     loads: dict[str, list[Load]] = {name: [] for name in names}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "graphs"
         artifact.write_external_data(folder)
-        variant = artifact.variants.choose(artifact.variants.form(), size, tuple(artifact.manifest.task_table()))
+        variant = artifact.variants.choose(form, size, tuple(artifact.manifest.task_table()))
         graph = folder / variant.path
         settings = {"PTSA_THREADS": str(threads), "PTSA_QUEUE": str(4 * clients), "PTSA_ENGINE": "onnxruntime"}
         urls = {}
@@ -73,12 +75,8 @@ def measure_rivals(
                 loads[name].append(load := closed_loop(url, photo, clients=clients, requests=requests))
                 if wrong := [status for status in load.statuses if status != 200]:
                     raise RuntimeError(f"{name} answered {wrong[0]}")
-    conditions = {
-        "photo": "640x480 JPEG",
-        "answer": f"npz of {size[1]}x{size[0]}",
-        "threads": threads,
-        "clients": clients,
-    }
+    answer = f"npz of {size[1]}x{size[0]}"
+    conditions = {"photo": "640x480 JPEG", "answer": answer, "threads": threads, "clients": clients}
     return Measurement(
         "Which server gives the most photos a second from the same graph?",
         _figures(engine, loads),
