@@ -33,7 +33,10 @@ from ptsa_serve.sizes import Size
 
 __all__ = ["measure_rivals"]
 
-OURS = "/v1/predict?format=npz&size=model"
+PATH = "/v1/predict?format=npz&size=model"
+
+# The graph that the rivals have, and whatever the server chooses by itself here.
+OURS = ("ours", "ours_as_chosen")
 
 # By name the command that serves on a port. Each posts the field `image` to /predict.
 RIVALS: dict[str, tuple[str, ...]] = {
@@ -61,11 +64,16 @@ def measure_rivals(
         artifact.write_external_data(folder)
         variant = artifact.variants.choose(form, size, tuple(artifact.manifest.task_table()))
         graph = folder / variant.path
-        settings = {"PTSA_THREADS": str(threads), "PTSA_QUEUE": str(4 * clients), "PTSA_ENGINE": "onnxruntime"}
+        settings = {
+            "PTSA_MODEL": str(artifact.folder), "PTSA_THREADS": str(threads), "PTSA_QUEUE": str(4 * clients)
+        }  # fmt: skip
+        same = {"PTSA_ENGINE": "onnxruntime", "PTSA_PRECISION": form.precision, "PTSA_BRANCHES": form.branches}
         urls = {}
         for name in names:
-            if name == "ours":
-                urls[name] = stack.enter_context(running_server(**settings)).url + OURS
+            if name in OURS:
+                urls[name] = (
+                    stack.enter_context(running_server(**settings, **(same if name == "ours" else {}))).url + PATH
+                )
             else:
                 urls[name] = stack.enter_context(_rival(name, graph, photo)) + "/predict"
         best = _Best(graph, size, threads)
@@ -85,7 +93,7 @@ def measure_rivals(
 
 
 def _chosen(only: Sequence[str]) -> list[str]:
-    known = ["ours", *RIVALS]
+    known = [*OURS, *RIVALS]
     if unknown := [name for name in only if name not in known]:
         raise ValueError(f"--only names {unknown[0]!r}; use some of {', '.join(known)}")
     return [name for name in known if not only or name in only]
@@ -98,9 +106,9 @@ def _figures(engine: list[float], loads: Mapping[str, list[Load]]) -> dict[str, 
         times = [1000 * seconds for load in found for seconds in load.seconds]
         figures |= {f"{name}_p50_ms": median(times), f"{name}_p95_ms": float(np.quantile(times, 0.95))}
     for name in rates:
-        if name != "ours" and "ours" in rates:
-            ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates[name], strict=True)]
-            figures[f"ours_against_{name}_ratio"] = median(ratios)
+        for mine in [mine for mine in OURS if mine in rates and name not in OURS]:
+            ratios = [one / other for one, other in zip(rates[mine], rates[name], strict=True)]
+            figures[f"{mine}_against_{name}_ratio"] = median(ratios)
     return figures
 
 

@@ -59,4 +59,4 @@ def test_load_counts_answers_while_all_clients_are_busy(server) -> None:
 
 def test_unknown_server_is_named_with_those_that_there_are() -> None:
     done = CliRunner().invoke(main, ["rivals", "--only", "ours,nobody"])
-    assert str(done.exception) == "--only names 'nobody'; use some of ours, fastapi, bentoml, litserve"
+    assert str(done.exception) == "--only names 'nobody'; use some of ours, ours_as_chosen, fastapi, bentoml, litserve"
