@@ -21,6 +21,8 @@ __all__ = ["Measurement", "alternate", "is_measurement", "median_ms", "save", "t
 # One of the two ONNX Runtimes is there.
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "bentoml", "numpy", "pillow")
 
+_REST = 0.1  # seconds
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -68,12 +70,13 @@ def median_ms(seconds: list[float]) -> float:
 def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Milliseconds of each run: the medians of `rounds` rounds, after one that warms up.
 
-    Each is run twice and timed the second time: the first one pays for what another left behind, emptied caches and
-    threads that still spin, which was a fifth of it.
+    Before each the machine rests, and it is run twice and timed the second time. The first run pays for what another
+    left behind, emptied caches; threads of another runtime spin on for longer than a run takes, which cost a third.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 1):
         for name, run in runs.items():
+            time.sleep(_REST)
             run()
             start = time.perf_counter()
             run()

@@ -49,13 +49,18 @@ class Timing:
 
 
 def candidates(artifact: Artifact, options: EngineOptions) -> list[tuple[str, EngineOptions]]:
-    """Every engine that is installed, in every form that it offers and that `options` allow."""
-    return [
+    """Every engine that is installed, in every form that it offers and that `options` allow.
+
+    Where memory is preferred, those that pack are left out, if there is another.
+    """
+    found = [
         (name, replace(options, precision=offer.precision, branches=offer.branches))
         for name, row in ENGINES.items()
         for offer in row.offers(artifact)
         if options.precision in (None, offer.precision) and options.branches in (None, offer.branches)
     ]
+    lean = [(name, each) for name, each in found if not ENGINES[name].packs]
+    return lean if lean and options.prefer == "memory" else found
 
 
 def time_engines(

@@ -19,12 +19,14 @@ class EngineRow:
 
     `load(artifact, options) -> Engine` raises EngineError if the runtime is missing, or refuses a graph.
     `offers(artifact) -> list[EngineOptions]`: what it can run of this artifact on this machine, in any number of ways;
-    none where its runtime is missing. device: what it runs on.
+    none where its runtime is missing. device: what it runs on. packs: every graph that it has loaded, one for each size
+    and way to run, holds a copy of the weights.
     """
 
     module: str
     distributions: tuple[str, ...]
     device: Literal["cpu", "gpu"] = "cpu"
+    packs: bool = False
 
     def version(self) -> str:
         """Of the runtime that is installed; "" for none."""
@@ -45,7 +47,7 @@ class EngineRow:
 
 ENGINES: dict[str, EngineRow] = {
     "onnxruntime": EngineRow("ptsa_serve.engines.onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
-    "openvino": EngineRow("ptsa_serve.engines.openvino", ("openvino",)),
+    "openvino": EngineRow("ptsa_serve.engines.openvino", ("openvino",), packs=True),
     "onnxruntime-cuda": EngineRow("ptsa_serve.engines.onnxruntime_cuda", ("onnxruntime-gpu",), "gpu"),
     "onnxruntime-tensorrt": EngineRow("ptsa_serve.engines.onnxruntime_tensorrt", ("onnxruntime-gpu",), "gpu"),
     "tensorrt": EngineRow("ptsa_serve.engines.tensorrt", ("tensorrt",), "gpu"),

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from ptsa_serve.artifact import Artifact
 from ptsa_serve.engines import ENGINES, Engine, EngineOptions, EngineRow
 from ptsa_serve.engines import onnxruntime as real
+from ptsa_serve.engines.base import Prefer
 from ptsa_serve.errors import EngineError
 from ptsa_serve.loading import load_predictor
 from ptsa_serve.selection import Timing, candidates, fastest, recall, remember, time_engines
@@ -70,6 +72,19 @@ def test_fastest_is_first_and_what_is_wrong_is_left_out_with_the_reason(tiny_art
     assert fastest(timings) == timings[0]
     with pytest.raises(EngineError, match=r"no engine runs this model here \(wrong .*; install one"):
         fastest(timings[2:])
+
+
+@pytest.mark.usefixtures("three")
+def test_engines_that_pack_are_left_out_where_memory_is_preferred(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch):
+    def names(prefer: Prefer) -> list[str]:
+        return [name for name, _ in candidates(Artifact.open(tiny_artifact), EngineOptions(prefer=prefer))]
+
+    monkeypatch.setitem(ENGINES, "slow", replace(ENGINES["slow"], packs=True))
+    assert "slow" in names("speed")
+    assert names("memory") == [name for name in names("speed") if name != "slow"] != []
+    for name in ("wrong", "onnxruntime"):
+        monkeypatch.delitem(ENGINES, name)
+    assert names("memory") == names("speed") != []
 
 
 @pytest.mark.usefixtures("three")
