@@ -151,7 +151,7 @@ def test_engine_refuses_other_arrays_and_names_its_own(predictor: Predictor, bat
 
 @pytest.mark.parametrize("prefer", ["speed", "memory"])
 def test_sessions_share_one_copy_of_the_weights(tiny_artifact: Path, prefer: Prefer):
-    """Changed in the one place, the weights change the answers of every size: where speed counts, but the first's, which
+    """Changed in the one place, the weights change the answers of all sizes: where speed counts, but the first, which
     has a packed copy.
     """
     engine = OnnxRuntimeEngine(Artifact.open(tiny_artifact), EngineOptions(threads=1, prefer=prefer))
