@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     engine: str = Field(AUTO, description="runtime that runs the model; auto: the fastest here")
     precision: Precision | None = Field(None, description="numbers that the model is computed in; unset: the fastest")
     branches: Branches | None = Field(None, description="how the model holds its branches; unset: the fastest")
-    prefer: Prefer = Field("speed", description="what counts more; memory: one run at a time, fewer graphs kept")
+    prefer: Prefer = Field("speed", description="what counts more; memory: one run at a time, one copy of the weights")
     threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0: one for each core")
     workers: int = Field(0, ge=0, le=256, description="threads that decode and encode; 0: by the cores, at most 4")
     max_batch: int = Field(1, ge=1, le=64, description="photos of one size in one run of the model")
