@@ -25,6 +25,8 @@ from ptsa_serve.predictor import Predictor, Prepared
 
 __all__ = ["Timing", "candidates", "fastest", "recall", "remember", "time_engines"]
 
+_REST = 0.1  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -124,12 +126,18 @@ def _start(artifact: Artifact, name: str, options: EngineOptions) -> tuple[Timin
 
 
 def _rounds(predictors: Sequence[Predictor], photo: Prepared, seconds: float) -> list[tuple[list[float], list[float]]]:
-    """Seconds a photo of each predictor, alone and in a crowd, in turn; the first round does not count."""
+    """Seconds a photo of each predictor, alone and in a crowd, in turn; the first round does not count.
+
+    Each begins with a rest and a run that is not timed: threads of some runtimes spin on for longer than a run takes,
+    and would slow down the next by a third.
+    """
     times: list[tuple[list[float], list[float]]] = [([], []) for _ in predictors]
     end = time.monotonic() + seconds
     number = 0
     while number < 3 or time.monotonic() < end:
         for predictor, (alone, crowd) in zip(predictors, times, strict=True):
+            time.sleep(_REST)
+            predictor.run([photo])
             began = time.perf_counter()
             predictor.run([photo])
             between = time.perf_counter()
