@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import io
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -73,9 +74,13 @@ def measure_requests(artifact: Artifact, *, threads: int, rounds: int) -> Measur
 
 
 def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: int) -> Measurement:
-    """Closed loop of `clients`, in rounds; the engine that serves is timed alone, before and after each."""
+    """Closed loop of `clients`, in rounds; the engine that serves is timed alone, before and after each.
+
+    Which engine it is follows from the PTSA_* variables, as for users.
+    """
     data = photo_640(artifact)
-    engine = load_predictor(Settings.model_validate({"model": artifact.folder, "threads": threads}), tune=True).engine
+    own = {**os.environ, "PTSA_MODEL": str(artifact.folder), "PTSA_THREADS": str(threads)}
+    engine = load_predictor(Settings.load(own), tune=True).engine
     rounds = max(1, requests // (_ROUND * clients))
     rates, ratios, statuses = [], [], []
     with _server(artifact, threads, PTSA_QUEUE=str(4 * clients)) as server:
