@@ -4,7 +4,7 @@ Two sessions for each graph and set of tasks: one whose runs take all threads, f
 runs take a core each and go on side by side. Sessions are made when they are first asked for; all share one copy of the
 large weights and one arena for what lies between layers. What remains is about 15 MB a session: convolutions in blocks,
 masks and indices of a size. The sessions of all tasks at the model's first size, the only one of most services, have a
-packed copy of the weights besides, which a tenth of their time is saved by. Where memory is preferred there is no such
+packed copy of the weights besides, which saves a tenth of their time. Where memory is preferred there is no such
 copy, one run at a time, so the first kind alone, and the arena is emptied after each.
 """
 
