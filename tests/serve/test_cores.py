@@ -93,7 +93,7 @@ def test_engine_and_decoders_take_it_as_their_default(tiny_artifact: Path, monke
     monkeypatch.setattr("ptsa_serve.settings.usable_cores", lambda: 3)
     asked = []
     real = onnxruntime._session_options
-    monkeypatch.setattr(onnxruntime, "_session_options", lambda *given: asked.append(real(*given)) or asked[-1])
+    monkeypatch.setattr(onnxruntime, "_session_options", lambda *a, **how: asked.append(real(*a, **how)) or asked[-1])
     engine = load_engine("onnxruntime", Artifact.open(tiny_artifact))
     assert engine.lanes == 3
     engine.run(np.zeros((1, 48, 64, 3), np.uint8))
