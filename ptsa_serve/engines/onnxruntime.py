@@ -3,9 +3,9 @@
 Two sessions for each graph and set of tasks: one whose runs take all threads, for a photo that is alone, and one whose
 runs take a core each and go on side by side. Sessions are made when they are first asked for; all share one copy of the
 large weights and one arena for what lies between layers. What remains is about 15 MB a session: convolutions in blocks,
-masks and indices of a size. The sessions of all tasks at the model's first size, the only one of most services, have a
-packed copy of the weights besides, which saves a tenth of their time. Where memory is preferred there is no such
-copy, one run at a time, so the first kind alone, and the arena is emptied after each.
+masks and indices of a size. Sessions at the model's first size, the only one of most services, have a packed copy of
+their weights besides, which saves a tenth of their time. Where memory is preferred there is no such copy, one run at a
+time, so the first kind alone, and the arena is emptied after each.
 """
 
 from collections.abc import Sequence
@@ -94,8 +94,7 @@ class OnnxRuntimeEngine:
         missing = [name for name in graph.weights if name not in self._values]
         self._arrays |= (made := self._artifact.weights(variant).make(missing))
         self._values |= {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in made.items()}
-        packed = variant == self._packed and tasks == self._tasks
-        options = _session_options(self._ort, graph, self._values, threads, packed=packed)
+        options = _session_options(self._ort, graph, self._values, threads, packed=variant == self._packed)
         try:
             return self._ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
         except Exception as error:

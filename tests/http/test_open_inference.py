@@ -74,8 +74,7 @@ def test_binary_tensors_in_and_out(server, images: np.ndarray, expected) -> None
             size = output["parameters"]["binary_data_size"]
             found = np.frombuffer(answer.content[end : end + size], np.float32).reshape(shape)
             end += size
-        # Fewer tasks are another graph, whose weights are not packed: sums are added up in another order.
-        np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found, expected[name])
     assert end == len(answer.content)
 
 
