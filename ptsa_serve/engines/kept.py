@@ -42,11 +42,6 @@ class Kept(Generic[K, V]):
                 self._background.submit(self._make_unseen, key)
         return found
 
-    def all(self) -> list[V]:
-        """Those that are kept; the last used is the last."""
-        with self._lock:
-            return list(self._values.values())
-
     def close(self) -> None:
         """Drop all, and wait for what is being made. No method may be called afterwards."""
         self._background.shutdown(cancel_futures=True)

@@ -1,15 +1,16 @@
 """OpenVINO on the CPU: fp32, and bf16 where the CPU has it, from the fp32 graphs; int8 and fp16 from graphs of theirs.
 
-A graph is compiled for each size, set of tasks and way to run: on all threads for a photo that is alone, or in streams
-of a core each that go on side by side. The large weights of all graphs are one copy, but what a compiled graph packs of
-them for its kernels is its own: 90 MB a graph of the shipped model in int8, 140 in fp32. So graphs are compiled when
-they are first asked for, those of long ago are dropped, and those that do not run give back what lies between their
-layers. Where memory is preferred there is one run at a time, so graphs of the first kind alone, and fewer of them.
+A graph is compiled for each set of tasks when it is first asked for, and runs on all threads; that of the model's first
+size, the only one of most services, a second time for photos side by side, in streams of a core each. The large weights
+of all graphs are one copy, but what a compiled graph packs of them for its kernels, its nodes and what lies between its
+layers is its own: 90 MB a graph of the shipped model in int8, 130 in fp32. So graphs of long ago are dropped. Where
+memory is preferred there is one run at a time, so no streams, fewer graphs are kept, and a run gives back what lay
+between its layers.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,22 +21,20 @@ from ptsa_serve.artifact import Artifact
 from ptsa_serve.cores import usable_cores
 from ptsa_serve.engines.base import EngineOptions, Prefer, check_batch, first_line
 from ptsa_serve.engines.kept import Kept
+from ptsa_serve.engines.openvino_graph import suit
 from ptsa_serve.errors import EngineError
 from ptsa_serve.graphs import Graph, with_inputs
 from ptsa_serve.heap import give_back
-from ptsa_serve.sizes import Size
-from ptsa_serve.variants import Precision
+from ptsa_serve.variants import Precision, Variant
 
 __all__ = ["OpenVinoEngine", "load", "offers"]
 
 _INSTALL = "install it with `pip install 'ptsa-serve[openvino]'`"
-# Compiled graphs that are kept: of five sizes, each way, and two of fewer tasks. Another takes 2 s to compile, so with
-# fewer than the model has sizes nearly every photo would wait for that.
-_KEPT: dict[Prefer, int] = {"speed": 12, "memory": 5}
+# Compiled graphs that are kept: of five sizes, the first both ways, and two of fewer tasks, both ways. Another takes
+# 2 s to compile, so with fewer than the model has sizes nearly every photo would wait for that.
+_KEPT: dict[Prefer, int] = {"speed": 10, "memory": 5}
 
-_TO_PLANES, _TO_PIXELS = np.array([0, 3, 1, 2]), np.array([0, 2, 3, 1])
-
-Key = tuple[Size, tuple[str, ...], bool]  # size, tasks, alone
+Key = tuple[Variant, tuple[str, ...], bool]  # graph, tasks, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +54,6 @@ _WAYS: dict[Precision, _Way] = {
     "fp16": _Way(("fp16",), "f16", "FP16"),
     "int8": _Way(("int8",), "f32", "INT8"),
 }
-
-
-@dataclass(slots=True)
-class _Compiled:
-    """A compiled graph. running: runs that go on. warm: whether it holds memory for what lies between layers."""
-
-    model: Any
-    running: int = 0
-    warm: bool = False
 
 
 class OpenVinoEngine:
@@ -89,14 +79,16 @@ class OpenVinoEngine:
         self._form = artifact.variants.form(_graph(artifact, self._way), options.branches)
         self.branches = self._form.branches
         self.sizes = artifact.variants.sizes(self._form)
+        self._first = next(variant for variant in artifact.variants.all if variant.form == self._form)
         self._threads = options.threads or usable_cores()
         self._prefer = options.prefer
         self.lanes = 1 if self._prefer == "memory" else self._threads
+        # What lies between the layers of a graph must not be given back while another run needs it.
+        self._turn = threading.Lock() if self._prefer == "memory" else nullcontext()
         self._input = artifact.manifest.input.name
         self._tasks = tuple(artifact.manifest.task_table())
         self._weights: dict[str, np.ndarray] = {}
-        self._graphs: Kept[Key, _Compiled] = Kept(lambda key: _Compiled(self._compile(key)), _KEPT[self._prefer])
-        self._counting = threading.Lock()
+        self._graphs: Kept[Key, Any] = Kept(self._compile, _KEPT[self._prefer])
 
     def run(
         self, batch: np.ndarray, tasks: Sequence[str] | None = None, *, alone: bool = True
@@ -104,56 +96,43 @@ class OpenVinoEngine:
         """See `Engine.run`."""
         size = check_batch(batch, self.sizes)
         wanted = self._tasks if tasks is None else tuple(task for task in self._tasks if task in tasks)
-        alone = alone or self.lanes == 1
+        variant = self._artifact.variants.choose(self._form, size, wanted)
+        alone = alone or self.lanes == 1 or variant != self._first
         # Compiling takes seconds: the first photos side by side run as if they were alone.
-        compiled = self._graphs.get((size, wanted, alone), meanwhile=None if alone else (size, wanted, True))
-        with self._running(compiled):
+        compiled = self._graphs.get((variant, wanted, alone), meanwhile=None if alone else (variant, wanted, True))
+        with self._turn:
             try:
                 # A request of its own: one cannot be used by two threads.
-                maps = compiled.model.create_infer_request().infer({self._input: batch}, share_inputs=True)
-                return {name: maps[name] for name in wanted}
+                request = compiled.create_infer_request()
+                answers = [request.infer({self._input: photo[None]}, share_inputs=True) for photo in batch]
+                return {name: np.concatenate([maps[name] for maps in answers]) for name in wanted}
             except Exception as error:
                 raise EngineError(f"OpenVINO failed on {batch.shape}: {first_line(error)}") from error
+            finally:
+                if self._prefer == "memory":
+                    compiled.release_memory()
+                    give_back()
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._graphs.close()
         self._weights.clear()
 
-    @contextmanager
-    def _running(self, compiled: _Compiled) -> Iterator[None]:
-        """Inside, `compiled` holds memory for what lies between its layers, and those that do not run hold none."""
-        with self._counting:
-            compiled.running += 1
-            self._release()
-            compiled.warm = True
-        try:
-            yield
-        finally:
-            with self._counting:
-                compiled.running -= 1
-                if self._prefer == "memory":
-                    self._release()
-                    give_back()
-
-    def _release(self) -> None:
-        for kept in self._graphs.all():
-            if kept.warm and not kept.running:
-                kept.model.release_memory()
-                kept.warm = False
-
     def _compile(self, key: Key) -> Any:
-        size, tasks, alone = key
-        variant = self._artifact.variants.choose(self._form, size, tasks)
+        variant, tasks, alone = key
         graph = self._artifact.graph(variant, tasks)
         missing = [name for name in graph.weights if name not in self._weights]
         self._weights |= self._artifact.weights(variant).make(missing)
+        # Kernels made for each chain of element-wise operators take 50 MB a graph. They save 7 % of the time of a photo
+        # alone, and cost streams a tenth.
+        quickest = alone and variant == self._first and self._prefer == "speed"
         config = {
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1 if alone else self.lanes,
             "INFERENCE_PRECISION_HINT": self._hint,
             # Which cores it may use is the operator's business: two servers would pin themselves to the same.
             "ENABLE_CPU_PINNING": False,
+            "SNIPPETS_MODE": "ENABLE" if quickest else "DISABLE",
         }
         try:
             return self._core.compile_model(self._model(graph), "CPU", config)
@@ -171,7 +150,7 @@ class OpenVinoEngine:
                 constant = self._ov.op.Constant(_tensor(self._ov, array), shared_memory=True)
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
-        _scale_planes(self._ov, model)
+        suit(self._ov, model)
         return model
 
 
@@ -200,48 +179,6 @@ def _tensor(ov: Any, array: np.ndarray) -> Any:
     if array.dtype.name == "bfloat16":
         return ov.Tensor(array.view(np.uint16), ov.Shape(array.shape), ov.Type.bf16)
     return ov.Tensor(array, shared_memory=True)
-
-
-def _scale_planes(ov: Any, model: Any) -> None:
-    """Let planes, not pixels, be scaled, and the best be chosen among planes, in place.
-
-    The runtime (2026.4) has no fast kernel for Interpolate over the middle axes, nor for TopK over the last: scaling
-    class maps and choosing among them took a third of the whole model, between planes it takes a twentieth.
-    """
-    ops = ov.opset13
-    for node in model.get_ordered_ops():
-        if scales := _middle_scales(node):
-            how = node.get_attributes()
-            planes = ops.transpose(node.input_value(0), _TO_PLANES)
-            scaled = ops.interpolate(
-                planes, np.array(scales, np.float32), how["mode"], "scales", axes=np.array([2, 3]),
-                coordinate_transformation_mode=how["coordinate_transformation_mode"], nearest_mode=how["nearest_mode"],
-            )  # fmt: skip
-            for user in list(node.output(0).get_target_inputs()):
-                if not _chosen_among_planes(ops, user.get_node(), scaled):
-                    user.replace_source_output(ops.transpose(scaled, _TO_PIXELS).output(0))
-    model.validate_nodes_and_infer_types()
-
-
-def _middle_scales(node: Any) -> list[float]:
-    """The factors of the axes H and W of an Interpolate of (N, H, W, C); empty for other operators."""
-    if node.get_type_name() != "Interpolate" or node.input_value(1).get_node().get_type_name() != "Constant":
-        return []
-    scales = [float(scale) for scale in node.input_value(1).get_node().data]
-    return scales[1:3] if len(scales) == 4 and scales[0] == scales[3] == 1 != scales[1] else []
-
-
-def _chosen_among_planes(ops: Any, top: Any, planes: Any) -> bool:
-    """Let what reads the indices of `top`, a TopK of one over the last axis, read those of one over `planes`; whether
-    it is such an operator.
-    """
-    if top.get_type_name() != "TopK" or (how := top.get_attributes())["axis"] != 3:
-        return False
-    best = ops.topk(planes, 1, 1, how["mode"], how["sort"], how["index_element_type"])
-    indices = ops.transpose(best.output(1), _TO_PIXELS)
-    for reader in list(top.output(1).get_target_inputs()):
-        reader.replace_source_output(indices.output(0))
-    return True
 
 
 def _graph(artifact: Artifact, way: _Way) -> Precision:
