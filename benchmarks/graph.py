@@ -1,15 +1,15 @@
 """How well does the graph use the machine, and what does one graph for all tasks save against one graph a task?
 
 `graph_ms` is ONNX Runtime in fp32 as it is served, `graph_default_options_ms` the same graph with its own options,
-`fastest_engine_ms` what the server chooses here. The single-task graphs are cut out of the shipped graph, as the engine
-does for a request of that one task: `only_..._ms` is as served, and one graph is set against all of them with the
-runtime's own options for each. The graph's multiply-adds are counted in the ONNX file itself. The ceiling is a square
-fp32 product of the same run and the same threads, by the faster of ONNX Runtime and NumPy. All runs alternate; figures
-are medians.
+`fastest_engine_ms` what the server chooses here, `fastest_fp32_ms` what it chooses in fp32. The single-task graphs are
+cut out of the shipped graph, as the engines do for a request of that one task: `only_..._ms` is as served,
+`fastest_only_..._ms` by the engine that is chosen, and one graph is set against all of them with the runtime's own
+options for each. The graph's multiply-adds are counted in the ONNX file itself. The ceiling is a square fp32 product of
+the same run and the same threads, by the faster of ONNX Runtime and NumPy. All runs alternate; figures are medians.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, shape_inference
 
 from benchmarks.measurement import Measurement, alternate
 from ptsa_serve.artifact import Artifact
-from ptsa_serve.engines import EngineOptions, load_engine
+from ptsa_serve.engines import Engine, EngineOptions, load_engine
 from ptsa_serve.graphs import Graph
 from ptsa_serve.loading import load_predictor
 from ptsa_serve.settings import Settings
@@ -41,34 +41,53 @@ def measure_graph(artifact: Artifact, *, threads: int, rounds: int) -> Measureme
         f"{name}_by_default": _default_options(artifact, variant, graph, threads, photo)
         for name, graph in graphs.items()
     }
-    fastest = load_predictor(Settings.model_validate({"model": artifact.folder, "threads": threads}), tune=True).engine
+    fastest, fastest_fp32 = _fastest(artifact, threads), _fastest(artifact, threads, precision="fp32")
     runs["fastest"] = lambda: fastest.run(photo)
-    runs |= {task: lambda task=task: engine.run(photo, [task]) for task in tasks}
+    runs["fastest_fp32"] = lambda: fastest_fp32.run(photo)
+    for task in tasks:
+        runs[task] = lambda task=task: engine.run(photo, [task])
+        runs[f"fastest_{task}"] = lambda task=task: fastest.run(photo, [task])
     square = np.random.default_rng(0).standard_normal((_SQUARE, _SQUARE), dtype=np.float32)
     runs["product_ort"] = _product(square, threads)
     runs["product_numpy"] = lambda: square @ square
     ms = alternate(runs, rounds)
-    engine.close()
-    fastest.close()
+    for each in (engine, fastest, fastest_fp32):
+        each.close()
+    figures = _figures(ms, adds)
+    conditions = {"size": f"{size[1]}x{size[0]}", "threads": threads, "rounds": rounds, "batch": 1}
+    conditions["options"] = "as served, but graph_default_options_ms and the ratio of one graph against one each"
+    conditions["fastest"] = f"{fastest.name} {fastest.version} {fastest.precision}"
+    conditions["fastest_fp32"] = f"{fastest_fp32.name} {fastest_fp32.version}"
+    return Measurement("How well does one graph use the machine, against a graph a task?", figures, conditions)
+
+
+def _figures(ms: Mapping[str, float], adds: Mapping[str, int]) -> dict[str, float]:
+    """adds: multiply-adds of all tasks' graph, "all", and of each task's."""
+    tasks = [name for name in adds if name != "all"]
     ceiling = 2 * _SQUARE**3 / min(ms["product_ort"], ms["product_numpy"]) / 1e6
-    rate = 2 * adds["all"] / ms["all"] / 1e6
-    figures = {
+    rates = {name: 2 * adds["all"] / ms[name] / 1e6 for name in ("all", "fastest_fp32")}
+    return {
         "graph_ms": ms["all"],
         "graph_default_options_ms": ms["all_by_default"],
         "fastest_engine_ms": ms["fastest"],
         "fastest_against_default_options_ratio": ms["fastest"] / ms["all_by_default"],
+        "fastest_fp32_ms": ms["fastest_fp32"],
+        "fastest_fp32_against_default_options_ratio": ms["fastest_fp32"] / ms["all_by_default"],
         "graph_giga_multiply_adds": adds["all"] / 1e9,
-        "graph_gflop_per_second": rate,
+        "graph_gflop_per_second": rates["all"],
         "matrix_product_gflop_per_second": ceiling,
-        "share_of_matrix_product_percent": 100 * rate / ceiling,
+        "share_of_matrix_product_percent": 100 * rates["all"] / ceiling,
+        "fastest_fp32_share_of_matrix_product_percent": 100 * rates["fastest_fp32"] / ceiling,
         **{f"only_{task}_ms": ms[task] for task in tasks},
+        **{f"fastest_only_{task}_ms": ms[f"fastest_{task}"] for task in tasks},
         "all_in_one_against_one_each_ratio": ms["all_by_default"] / sum(ms[f"{task}_by_default"] for task in tasks),
         "multiply_adds_ratio": adds["all"] / sum(adds[task] for task in tasks),
     }
-    conditions = {"size": f"{size[1]}x{size[0]}", "threads": threads, "rounds": rounds, "batch": 1}
-    conditions["options"] = "as served, but graph_default_options_ms and the ratio of one graph against one each"
-    conditions["fastest"] = f"{fastest.name} {fastest.version} {fastest.precision}"
-    return Measurement("How well does one graph use the machine, against a graph a task?", figures, conditions)
+
+
+def _fastest(artifact: Artifact, threads: int, **asked: str) -> Engine:
+    settings = {"model": artifact.folder, "threads": threads, **asked}
+    return load_predictor(Settings.model_validate(settings), tune=True).engine
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:

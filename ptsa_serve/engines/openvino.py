@@ -123,16 +123,15 @@ class OpenVinoEngine:
         graph = self._artifact.graph(variant, tasks)
         missing = [name for name in graph.weights if name not in self._weights]
         self._weights |= self._artifact.weights(variant).make(missing)
-        # Kernels made for each chain of element-wise operators take 50 MB a graph. They save 7 % of the time of a photo
-        # alone, and cost streams a tenth.
-        quickest = alone and variant == self._first and self._prefer == "speed"
         config = {
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1 if alone else self.lanes,
             "INFERENCE_PRECISION_HINT": self._hint,
             # Which cores it may use is the operator's business: two servers would pin themselves to the same.
             "ENABLE_CPU_PINNING": False,
-            "SNIPPETS_MODE": "ENABLE" if quickest else "DISABLE",
+            # Kernels made for each chain of operators take 50 MB a graph. They save a photo alone 7 % of its time, and
+            # cost streams a tenth; with them for the one and not the other, a map would depend on how busy we are.
+            "SNIPPETS_MODE": "DISABLE",
         }
         try:
             return self._core.compile_model(self._model(graph), "CPU", config)

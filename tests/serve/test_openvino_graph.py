@@ -70,3 +70,17 @@ def test_maps_are_those_of_the_graph_as_it_was(artifact: Artifact):
     assert (maps[0].pop("segmentation") != maps[1].pop("segmentation")).mean() < 1e-3
     for name, expected in maps[0].items():
         np.testing.assert_allclose(maps[1][name], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_map_does_not_depend_on_what_else_runs_or_is_asked_for(artifact: Artifact, precision: Precision):
+    engine = OpenVinoEngine(artifact, EngineOptions(threads=2, precision=precision))
+    photo = np.random.default_rng(0).integers(0, 256, (1, 192, 256, 3), dtype=np.uint8)
+    alone = engine.run(photo)
+    engine._graphs.get((engine._first, engine._tasks, False))  # nobody waits for it otherwise
+    beside, one, twice = engine.run(photo, alone=False), engine.run(photo, ["depth"]), engine.run(photo.repeat(2, 0))
+    for name, expected in alone.items():
+        np.testing.assert_array_equal(beside[name], expected)
+        np.testing.assert_array_equal(twice[name], expected.repeat(2, 0))
+    np.testing.assert_array_equal(one["depth"], alone["depth"])
+    engine.close()
