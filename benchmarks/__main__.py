@@ -271,14 +271,15 @@ def forms(data: dict[str, Path], size: str, out: Path | None, **options: Any) ->
 @main.command("gpu", help="What can a GPU do with this model? Every engine and form, and PyTorch; `make gpu-check`.")
 @MODEL
 @OUT
-@click.option("--size", default="384x512", show_default=True, help="HxW of the photos.")
+@click.option("--size", default="", help="HxW of the photos; default: the model's first size")
 @click.option("--batch", default="1,4,8", show_default=True, help="photos of a run, by commas")
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(min=1))
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="for PyTorch; default: random weights")
 @work("runs/gpu-check", "plans")
 def gpu(model: Path | None, out: Path | None, size: str, batch: str, **options: Any) -> None:
-    (only, *_) = parse_sizes(size)
-    config = GpuConfig(_artifact(model), size=only, batches=parse_batches(batch), **options)
+    artifact = _artifact(model)
+    (only, *_) = parse_sizes(size) if size else artifact.variants.sizes(artifact.variants.form()).fixed
+    config = GpuConfig(artifact, size=only, batches=parse_batches(batch), **options)
     measurement, wrong = measure_gpu(config, report=lambda line: print(line, file=sys.stderr))
     print(gpu_table(measurement))
     save(measurement, out)

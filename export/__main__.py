@@ -280,7 +280,7 @@ def triton_command(**options) -> None:
     python -m export triton ptsa_serve/models/ptsa-nano repository
     docker run --gpus all -p 8000:8000 -v $PWD/repository:/models nvcr.io/nvidia/tritonserver:RELEASE-py3 \\
         tritonserver --model-repository=/models
-    curl localhost:8000/v2/models/ptsa-nano_384x512/config
+    curl localhost:8000/v2/models/ptsa-nano_192x256/config
     """
     names = write_repository(TritonConfig(**options))
     click.echo(f"wrote {options['out']}: {', '.join(names)}")

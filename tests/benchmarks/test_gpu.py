@@ -97,3 +97,17 @@ def test_pytorch_runs_the_same_network_in_every_way(monkeypatch: pytest.MonkeyPa
     for task in ("depth", "normals", "saliency"):
         np.testing.assert_allclose(expected[task], direct[task].numpy(), atol=1e-5)
         assert not np.array_equal(found[task], expected[task])
+
+
+def test_without_a_size_photos_have_the_first_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[GpuConfig] = []
+
+    def measure(config: GpuConfig, report: object) -> None:
+        seen.append(config)
+        raise EngineError("stopped here")
+
+    monkeypatch.setattr("benchmarks.__main__.measure_gpu", measure)
+    for asked in ([], ["--size", "224x224"]):
+        CliRunner().invoke(main, ["gpu", "--work", str(tmp_path), *asked])
+    shipped = Artifact.open(default_artifact()).variants
+    assert [config.size for config in seen] == [shipped.sizes(shipped.form()).fixed[0], (224, 224)]
