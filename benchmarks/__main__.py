@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from benchmarks.accuracy import measure_accuracy, measure_trivial
-from benchmarks.forms import FormsConfig, forms_table, measure_forms
-from benchmarks.gpu import GpuConfig, gpu_table, measure_gpu
+from benchmarks.export_questions import EXPORT_QUESTIONS
 from benchmarks.graph import measure_graph
 from benchmarks.measurement import Measurement, is_measurement, save, table
 from benchmarks.methods import comparison, measure_methods, rows, summary, with_costs
@@ -24,8 +23,8 @@ from benchmarks.options import (
     SIZE,
     SPLIT,
     THREADS,
+    chosen_artifact,
     named_folders,
-    work,
 )
 from benchmarks.parameters import beside_published, measure_parameters, parameters_table
 from benchmarks.parameters_plot import draw_parameters
@@ -36,10 +35,8 @@ from benchmarks.steadiness import measure_steadiness
 from benchmarks.suites import SUITES
 from benchmarks.training_speed import measure_training_speed
 from export.errors import ExportError
-from export.options import parse_batches, parse_sizes
 from export.photos import choose_photos
-from ptsa_serve.artifact import Artifact, default_artifact
-from ptsa_serve.errors import EngineError, PTSAError
+from ptsa_serve.errors import PTSAError
 from ptsa_serve.files import replace_file
 from ptsa_serve.loading import load_predictor
 from ptsa_serve.predictor import Predictor
@@ -47,10 +44,6 @@ from ptsa_serve.settings import Settings
 from training.backbones import known_backbones
 from training.methods import METHODS
 from training.similarity.search import read_tree
-
-
-def _artifact(model: Path | None) -> Artifact:
-    return Artifact.open(model or default_artifact())
 
 
 def _predictor(model: Path | None, threads: int) -> Predictor:
@@ -73,7 +66,7 @@ def main() -> None:
 @OUT
 @click.option("--rounds", default=15, show_default=True)
 def graph(model: Path | None, threads: int, out: Path | None, rounds: int) -> None:
-    _report(measure_graph(_artifact(model), threads=threads, rounds=rounds), out)
+    _report(measure_graph(chosen_artifact(model), threads=threads, rounds=rounds), out)
 
 
 @main.command(help="What does the service add to the engine's own time?")
@@ -82,7 +75,7 @@ def graph(model: Path | None, threads: int, out: Path | None, rounds: int) -> No
 @OUT
 @click.option("--rounds", default=30, show_default=True)
 def requests(model: Path | None, threads: int, out: Path | None, rounds: int) -> None:
-    _report(measure_requests(_artifact(model), threads=threads, rounds=rounds), out)
+    _report(measure_requests(chosen_artifact(model), threads=threads, rounds=rounds), out)
 
 
 @main.command(help="What does the service do under load, and when its queue is full?")
@@ -92,7 +85,7 @@ def requests(model: Path | None, threads: int, out: Path | None, rounds: int) ->
 @click.option("--clients", default=16, show_default=True)
 @click.option("--requests", "count", default=200, show_default=True)
 def load(model: Path | None, threads: int, out: Path | None, clients: int, count: int) -> None:
-    _report(measure_load(_artifact(model), threads=threads, clients=clients, requests=count), out)
+    _report(measure_load(chosen_artifact(model), threads=threads, clients=clients, requests=count), out)
 
 
 @main.command(help="How much memory does the service take, and does it grow?")
@@ -101,7 +94,7 @@ def load(model: Path | None, threads: int, out: Path | None, clients: int, count
 @OUT
 @click.option("--requests", "count", default=2000, show_default=True)
 def memory(model: Path | None, threads: int, out: Path | None, count: int) -> None:
-    _report(measure_memory(_artifact(model), threads=threads, requests=count), out)
+    _report(measure_memory(chosen_artifact(model), threads=threads, requests=count), out)
 
 
 @main.command(help="Which server gives the most photos a second from the same graph? Needs the extra `rivals`.")
@@ -116,7 +109,7 @@ def rivals(model: Path | None, out: Path | None, count: int, only: str, **option
     from benchmarks.rivals.measure import measure_rivals
 
     names = [name.strip() for name in only.split(",") if name.strip()]
-    _report(measure_rivals(_artifact(model), requests=count, only=names, **options), out)
+    _report(measure_rivals(chosen_artifact(model), requests=count, only=names, **options), out)
 
 
 @main.command(help="How good are the served maps on a labelled split?")
@@ -239,52 +232,8 @@ def training_speed(out: Path | None, size: int, **options: Any) -> None:
     _report(measure_training_speed(size=(size, size), **options), out)
 
 
-@main.command(help="What does each form of a model cost and lose? Exports all of them and runs each on every engine.")
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "--sample", type=click.Path(path_type=Path, exists=True), required=True, help="JPEG of the shape of --size"
-)
-@click.option(
-    "--data", multiple=True, required=True, callback=named_folders, help="NAME=FOLDER of a labelled set, for the gates"
-)
-@click.option(
-    "--photos",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path, exists=True),
-    help="for parity and calibration; may be repeated",
-)
-@click.option("--photo-count", default=100, show_default=True, help="labelled photos of each set, 0: all")
-@click.option("--size", default="384x512", show_default=True, help="HxW of the graphs of a fixed size")
-@work("runs/forms", "artifacts")
-@THREADS
-@ROUNDS
-@OUT
-def forms(data: dict[str, Path], size: str, out: Path | None, **options: Any) -> None:
-    (only, *_) = parse_sizes(size)
-    config = FormsConfig(data=data, size=only, **options)
-    measurement = measure_forms(config, report=lambda line: print(line, file=sys.stderr))
-    print(forms_table(measurement))
-    save(measurement, out)
-
-
-@main.command("gpu", help="What can a GPU do with this model? Every engine and form, and PyTorch; `make gpu-check`.")
-@MODEL
-@OUT
-@click.option("--size", default="", help="HxW of the photos; default: the model's first size")
-@click.option("--batch", default="1,4,8", show_default=True, help="photos of a run, by commas")
-@click.option("--rounds", default=30, show_default=True, type=click.IntRange(min=1))
-@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="for PyTorch; default: random weights")
-@work("runs/gpu-check", "plans")
-def gpu(model: Path | None, out: Path | None, size: str, batch: str, **options: Any) -> None:
-    artifact = _artifact(model)
-    (only, *_) = parse_sizes(size) if size else artifact.variants.sizes(artifact.variants.form()).fixed
-    config = GpuConfig(artifact, size=only, batches=parse_batches(batch), **options)
-    measurement, wrong = measure_gpu(config, report=lambda line: print(line, file=sys.stderr))
-    print(gpu_table(measurement))
-    save(measurement, out)
-    if wrong:
-        raise EngineError("; ".join(wrong))
+for command in EXPORT_QUESTIONS:
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from benchmarks.measurement import is_measurement
+from ptsa_serve.artifact import Artifact, default_artifact
 from training.data import DATASETS
 from training.network.decoders import DECODERS
 from training.network.model import STRIDE
@@ -21,6 +22,7 @@ __all__ = [
     "SIZE",
     "SPLIT",
     "THREADS",
+    "chosen_artifact",
     "named_folders",
     "work",
 ]
@@ -31,6 +33,10 @@ def named_folders(ctx: click.Context, param: click.Parameter, texts: tuple[str, 
     if wrong := [text for text in texts if "=" not in text or text.partition("=")[0] not in DATASETS]:
         raise click.BadParameter(f"{wrong[0]!r}; write NAME=FOLDER with one of {', '.join(DATASETS)}", ctx, param)
     return found
+
+
+def chosen_artifact(model: Path | None) -> Artifact:
+    return Artifact.open(model or default_artifact())
 
 
 def _new_or_measurement(ctx: click.Context, param: click.Parameter, out: Path | None) -> Path | None:

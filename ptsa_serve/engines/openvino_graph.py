@@ -14,10 +14,10 @@ _TO_PLANES, _TO_PIXELS = np.array([0, 3, 1, 2]), np.array([0, 2, 3, 1])
 
 
 class _Scores(NamedTuple):
-    """product: of queries and keys. biases: what is added to it."""
+    """product: of queries and keys. added: to what, as the product goes on through reshapes, which bias is added."""
 
     product: Any
-    biases: list[Any]
+    added: list[tuple[Any, Any]]
 
 
 def suit(ov: Any, model: Any) -> None:
@@ -92,7 +92,7 @@ def _attend(ops: Any, model: Any) -> None:
             readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
             keys = _keys(scores.product)
             if keys is not None and len(readers) == 1 and readers[0].get_type_name() == "MatMul":
-                biases = [_of_windows(ops, bias) for bias in scores.biases]
+                biases = [_of_windows(ops, bias, to) for to, bias in scores.added]
                 bias = biases[0] if len(biases) == 1 else ops.add(*biases)
                 # The queries have been scaled.
                 one = np.array(1, np.float32)
@@ -102,12 +102,12 @@ def _attend(ops: Any, model: Any) -> None:
 
 def _scores(value: Any) -> _Scores | None:
     """What a soft-max over `value` is of, if that is attention with one bias or two."""
-    biases = []
+    added = []
     while (node := value.get_node()).get_type_name() in ("Add", "Reshape"):
         value = node.input_value(0)
         if node.get_type_name() == "Add":
-            biases.append(node.input_value(1))
-    return _Scores(node, biases) if node.get_type_name() == "MatMul" and len(biases) in (1, 2) else None
+            added.append((value, node.input_value(1)))
+    return _Scores(node, added) if node.get_type_name() == "MatMul" and len(added) in (1, 2) else None
 
 
 def _keys(product: Any) -> Any:
@@ -118,12 +118,17 @@ def _keys(product: Any) -> Any:
     return keys.get_node().input_value(0) if keys.get_node().get_type_name() == "Transpose" else None
 
 
-def _of_windows(ops: Any, bias: Any) -> Any:
-    """A bias of one photo's windows, (windows or 1, heads or 1, tokens, tokens)."""
-    axes = list(bias.get_partial_shape())
-    if len(axes) == 4:
+def _of_windows(ops: Any, bias: Any, scores: Any) -> Any:
+    """The bias that is added to `scores`, as it would be added to scores (windows, heads, tokens, tokens).
+
+    Scores of five axes are those of windows within groups that are stacked: (groups, windows of one, heads, ...).
+    """
+    if scores.get_partial_shape().rank.get_length() == 4:
         return bias
-    return ops.reshape(bias, np.array([-1, *(axis.get_length() for axis in axes[-3:])]), special_zero=False)
+    axes = [axis.get_length() for axis in list(bias.get_partial_shape())[-3:]]
+    stacked = ops.slice(ops.shape_of(scores), np.array([0]), np.array([2]), np.array([1]))
+    whole = ops.broadcast(bias, ops.concat([stacked, np.array(axes)], 0))
+    return ops.reshape(whole, np.array([-1, *axes]), special_zero=False)
 
 
 def _replace(node: Any, by: Any) -> None:

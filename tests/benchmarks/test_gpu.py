@@ -106,7 +106,7 @@ def test_without_a_size_photos_have_the_first_of_the_model(tmp_path: Path, monke
         seen.append(config)
         raise EngineError("stopped here")
 
-    monkeypatch.setattr("benchmarks.__main__.measure_gpu", measure)
+    monkeypatch.setattr("benchmarks.export_questions.measure_gpu", measure)
     for asked in ([], ["--size", "224x224"]):
         CliRunner().invoke(main, ["gpu", "--work", str(tmp_path), *asked])
     shipped = Artifact.open(default_artifact()).variants

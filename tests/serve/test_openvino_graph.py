@@ -16,6 +16,8 @@ from ptsa_serve.variants import Precision, Variant
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed: pip install 'ptsa-serve[openvino]'")
 
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # bf16 otherwise, where the CPU has it
+
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
@@ -65,11 +67,30 @@ def test_maps_are_those_of_the_graph_as_it_was(artifact: Artifact):
     suit(ov, suited)
     maps = []
     for model in (plain, suited):
-        compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = ov.Core().compile_model(model, "CPU", EXACT)
         maps.append({port.any_name: array for port, array in compiled.infer_new_request({0: photo}).items()})
     assert (maps[0].pop("segmentation") != maps[1].pop("segmentation")).mean() < 1e-3
     for name, expected in maps[0].items():
         np.testing.assert_allclose(maps[1][name], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mask", [(1, 3, 1, 5, 5), (2, 1, 4, 5, 5), (3, 1, 5, 5)])
+def test_masks_of_windows_in_stacked_groups_keep_their_places(mask: tuple[int, ...]):
+    """Two groups of three windows, four heads, five tokens: as low-rank branches have them."""
+    ops, values = ov.opset13, np.random.default_rng(0)
+    image = ops.parameter([-1, 2, 2, 3], np.uint8, "image")
+    level = ops.reduce_mean(ops.convert(image, "f32"), np.array([0, 1, 2, 3]))
+    queries, keys, heads = (ops.multiply(level, values.normal(size=(6, 4, 5, 8)).astype(np.float32)) for _ in range(3))
+    scores = ops.add(ops.matmul(queries, keys, False, True), values.normal(size=(1, 4, 5, 5)).astype(np.float32))
+    stacked = ops.reshape(scores, np.array([2, 3, 4, 5, 5]), False)
+    masked = ops.add(stacked, values.normal(size=mask).astype(np.float32))
+    chosen = ops.softmax(ops.reshape(masked, np.array([6, 4, 5, 5]), False), -1)
+    model = ov.Model([ops.matmul(chosen, heads, False, False)], [image])
+    photo = np.ones((1, 2, 2, 3), np.uint8)
+    expected = ov.Core().compile_model(model, "CPU", EXACT)(photo)[0]
+    suit(ov, model)
+    assert types(model)["ScaledDotProductAttention"] == 1
+    np.testing.assert_allclose(ov.Core().compile_model(model, "CPU", EXACT)(photo)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
