@@ -74,6 +74,18 @@ def test_fastest_is_first_and_what_is_wrong_is_left_out_with_the_reason(tiny_art
         fastest(timings[2:])
 
 
+def test_of_those_that_are_as_fast_the_one_with_the_fewest_bits_is_taken():
+    def timing(precision: str, alone_ms: float | None) -> Timing:
+        return Timing("onnxruntime", "1", precision, "folded", alone_ms)
+
+    slower, faster, by_far = timing("int8", 10.4), timing("bf16", 10.0), timing("fp32", 9.0)
+    assert fastest([faster, slower]) == slower
+    assert fastest([faster, replace(slower, alone_ms=10.6)]) == faster
+    assert fastest([by_far, faster, slower]) == by_far
+    assert fastest([timing("int8", 10.2), slower, faster]).alone_ms == 10.2
+    assert fastest([faster, replace(slower, alone_ms=None, refused="no kernels")]) == faster
+
+
 @pytest.mark.usefixtures("three")
 def test_engines_that_pack_are_left_out_where_memory_is_preferred(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch):
     def names(prefer: Prefer) -> list[str]:
