@@ -84,8 +84,8 @@ def _normalise_rows(ops: Any, model: Any) -> None:
 
 
 def _attend(ops: Any, model: Any) -> None:
-    """Let attention be one operator: windows that are masked are not recognised as that, for their mask has five axes
-    (1, windows, 1, tokens, tokens), and each step reads and writes the scores of all windows.
+    """Let attention be one operator, whose steps the runtime joins as it can. It sees no attention in masked windows,
+    whose mask has five axes (1, windows, 1, tokens, tokens): each step then reads and writes the scores of all windows.
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Softmax" and (scores := _scores(node.input_value(0))):

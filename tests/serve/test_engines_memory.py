@@ -36,7 +36,7 @@ def resident(name: str, precision: str, prefer: str) -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries keep what was freed")
 @pytest.mark.parametrize(("name", "precision", "speed", "memory"), [
-    ("onnxruntime", "fp32", 520, 320), ("openvino", "int8", 1450, 800),
+    ("onnxruntime", "fp32", 520, 320), ("openvino", "int8", 900, 700),
 ])  # fmt: skip
 def test_memory_stays_below_what_is_promised(name: str, precision: str, speed: float, memory: float):
     """The README's figures are of the server, which takes 80 MB more."""
