@@ -160,8 +160,12 @@ def test_a_task_that_is_added_leaves_the_others_bit_for_bit(
     before, after = load_file(earlier), load_file(later)
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     images = torch.rand(1, 3, 64, 64) * 255
-    old, now = load_checkpoint(earlier)(images), load_checkpoint(later)(images)
+    old, model = load_checkpoint(earlier)(images), load_checkpoint(later)
+    # The same tasks at a time: products of more rows round otherwise on some CPUs.
+    now = model(images, ["depth", "normals"])
     assert all(torch.equal(now[task], raw) for task, raw in old.items())
+    beside = model(images)
+    assert all(torch.allclose(beside[task], raw, rtol=0, atol=1e-6) for task, raw in old.items())
     added = [
         tensor for key, tensor in after.items() if key.endswith(("modulators.saliency", "modulators.segmentation"))
     ]

@@ -64,8 +64,11 @@ def test_with_every_gate_shut_it_is_the_backbone_bit_for_bit() -> None:
     images = torch.rand(1, 3, 64, 96) * 255
     maps = model.backbone.maps(model.normalised(images))
     with torch.no_grad():
-        for task, raw in model(images).items():
-            assert torch.equal(raw, model.decoders[task](maps))
+        for task, beside in model(images).items():
+            raw = model.decoders[task](maps)
+            # One task at a time: products of more rows round otherwise on some CPUs.
+            assert torch.equal(model(images, [task])[task], raw)
+            assert torch.allclose(beside, raw, rtol=0, atol=1e-6)
     plan = plan_of(model)
     assert {len(nodes) for nodes in plan.values()} == {1}
     own = {id(tensor) for tensor in model.backbone.trunk.parameters()}
