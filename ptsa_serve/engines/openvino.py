@@ -73,8 +73,6 @@ class OpenVinoEngine:
         if self._way.capability not in (found := _capabilities(self._core)):
             able = ", ".join(precision for precision, way in _WAYS.items() if way.capability in found)
             raise EngineError(f"this CPU does not compute {self.precision}; OpenVINO runs {able} on it: choose one")
-        # Between layers of 8 bits, 16 are as good as 32.
-        self._hint = "bf16" if self.precision == "int8" and "BF16" in found else self._way.hint
         self._artifact = artifact
         self._form = artifact.variants.form(_graph(artifact, self._way), options.branches)
         self.branches = self._form.branches
@@ -126,7 +124,7 @@ class OpenVinoEngine:
         config = {
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1 if alone else self.lanes,
-            "INFERENCE_PRECISION_HINT": self._hint,
+            "INFERENCE_PRECISION_HINT": self._way.hint,
             # Which cores it may use is the operator's business: two servers would pin themselves to the same.
             "ENABLE_CPU_PINNING": False,
             # Kernels made for each chain of operators take 50 MB a graph. They save a photo alone 7 % of its time, and

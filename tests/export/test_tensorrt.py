@@ -115,9 +115,9 @@ def test_every_graph_of_the_shipped_model_builds(runtime: Imported, tmp_path: Pa
 @pytest.mark.slow
 def test_a_layer_that_needs_more_than_its_workspace_is_told_with_the_advice(runtime: Imported, tmp_path: Path):
     folder = shutil.copytree(default_artifact(), tmp_path / "model")
-    options = BuildOptions(workspace_mib=64)
+    options = BuildOptions(workspace_mib=16)
     with pytest.raises(ExportError, match=r"OutOfMemory .*; give it a larger --workspace, or smaller --batch"):
-        build_plans(PlansConfig(folder, "tensorrt_rtx", sizes=((384, 512),), batches=(8,), options=options))
+        build_plans(PlansConfig(folder, "tensorrt_rtx", sizes=((192, 256),), batches=(8,), options=options))
     assert not (folder / "plans").exists()
 
 
