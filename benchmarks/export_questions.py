@@ -61,8 +61,10 @@ def forms(data: dict[str, Path], size: str, out: Path | None, **options: Any) ->
 @work("runs/gpu-check", "plans")
 def gpu(model: Path | None, out: Path | None, size: str, batch: str, **options: Any) -> None:
     artifact = chosen_artifact(model)
-    (only, *_) = parse_sizes(size) if size else artifact.variants.sizes(artifact.variants.form()).fixed
-    config = GpuConfig(artifact, size=only, batches=parse_batches(batch), **options)
+    chosen = parse_sizes(size)[0] if size else artifact.variants.first(artifact.variants.form()).size
+    if chosen is None:
+        raise click.UsageError("the model's first graph takes any size; say which with --size, as in --size 192x256")
+    config = GpuConfig(artifact, size=chosen, batches=parse_batches(batch), **options)
     measurement, wrong = measure_gpu(config, report=_say)
     click.echo(gpu_table(measurement))
     save(measurement, out)

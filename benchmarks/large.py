@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from benchmarks.measurement import Measurement, alternate
-from benchmarks.parameters import TASKS, cases
+from benchmarks.parameters import TASKS, TREES, cases
 from export.errors import ExportError
 from export.latency import random_model
 from ptsa_serve.artifact import Artifact, default_artifact
@@ -56,7 +56,9 @@ class LargeConfig:
 
 
 def measure_large(config: LargeConfig, report: Report = lambda _: None) -> Measurement:
-    """Rows by tree. Raises ExportError with what the export said if it fails."""
+    """Rows by tree. Raises ExportError for an unknown tree, and with what the export said if it fails."""
+    if unknown := [tree for tree in config.trees if tree not in TREES]:
+        raise ExportError(f"tree {unknown[0]!r} is unknown; known are {', '.join(TREES)}")
     models = cases(config.backbone, ["single_task", "ptsa"], decoder=config.decoder, rank=config.rank)
     rows = {tree: _row(config, tree, models, report) for tree in config.trees}
     conditions: dict[str, str | int | float] = {

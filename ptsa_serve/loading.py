@@ -55,7 +55,7 @@ def _choose(artifact: Artifact, options: EngineOptions, tune: bool) -> tuple[str
     timing = recall(artifact, found)
     if timing is None and tune:
         timing = fastest(_timed_elsewhere(artifact, options))
-        log.info("%s is the fastest of %d here: %.0f ms a photo", timing, len(found), timing.alone_ms)
+        log.info("%s is taken of %d here: %.0f ms a photo", timing, len(found), timing.alone_ms)
         try:
             remember(artifact, found, timing)
         except OSError as error:

@@ -62,6 +62,10 @@ class Variants:
             raise ArtifactError(f"the model has no {asked} graph; it has {', '.join(map(str, self.forms))}")
         return min(wanted, key=lambda form: (form.precision != "fp32", form.branches != "folded"))
 
+    def first(self, form: Form) -> Variant:
+        """The first graph of `form`, which the artifact has: the only one that most services run."""
+        return next(variant for variant in self.all if variant.form == form)
+
     def sizes(self, form: Form) -> Sizes:
         """What the graphs of `form` take."""
         own = [variant.size for variant in self.all if variant.form == form]

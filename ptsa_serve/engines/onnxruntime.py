@@ -54,8 +54,7 @@ class OnnxRuntimeEngine:
         self.sizes = artifact.variants.sizes(self._form)
         self._threads = options.threads or usable_cores()
         self._prefer = options.prefer
-        first = next(variant for variant in artifact.variants.all if variant.form == self._form)
-        self._packed = first if self._prefer == "speed" else None
+        self._packed = artifact.variants.first(self._form) if self._prefer == "speed" else None
         self.lanes = 1 if self._prefer == "memory" else self._threads
         self._input = artifact.manifest.input.name
         self._tasks = tuple(artifact.manifest.task_table())

@@ -77,7 +77,7 @@ class OpenVinoEngine:
         self._form = artifact.variants.form(_graph(artifact, self._way), options.branches)
         self.branches = self._form.branches
         self.sizes = artifact.variants.sizes(self._form)
-        self._first = next(variant for variant in artifact.variants.all if variant.form == self._form)
+        self._first = artifact.variants.first(self._form)
         self._threads = options.threads or usable_cores()
         self._prefer = options.prefer
         self.lanes = 1 if self._prefer == "memory" else self._threads

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from benchmarks.__main__ import main
 from benchmarks.large import LargeConfig, _watched, large_table, measure_large
 from export.errors import ExportError
 
@@ -18,6 +20,12 @@ def test_memory_and_time_of_an_export_are_those_of_its_process() -> None:
 def test_an_export_that_fails_says_why() -> None:
     with pytest.raises(ExportError, match="the export failed: error: no photos"):
         _watched([sys.executable, "-c", "import sys; sys.exit('begun\\nerror: no photos')"])
+
+
+def test_an_unknown_tree_is_told_with_the_known_ones() -> None:
+    done = CliRunner().invoke(main, ["large", "--trees", "1-2-3"])
+    assert isinstance(done.exception, ExportError)
+    assert str(done.exception) == "tree '1-2-3' is unknown; known are 1-1-1-1, 1-1-2-4, 1-2-2-4, 4-4-4-4"
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from ptsa_serve.artifact import Artifact, default_artifact
 from ptsa_serve.engines import EngineOptions
 from ptsa_serve.engines.openvino import OpenVinoEngine, _core
 from ptsa_serve.engines.openvino_graph import suit
-from ptsa_serve.graphs import Graph
-from ptsa_serve.variants import Precision, Variant
+from ptsa_serve.variants import Precision
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed: pip install 'ptsa-serve[openvino]'")
 
@@ -24,15 +23,10 @@ def artifact() -> Artifact:
     return Artifact.open(default_artifact())
 
 
-def first_graph(artifact: Artifact, precision: Precision) -> tuple[Variant, Graph]:
-    form = artifact.variants.form(precision)
-    variant = next(variant for variant in artifact.variants.all if variant.form == form)
-    return variant, artifact.graph(variant, variant.tasks)
-
-
 def whole(artifact: Artifact, precision: Precision) -> Any:
     """The graph as the runtime reads it, its weights within."""
-    variant, graph = first_graph(artifact, precision)
+    variant = artifact.variants.first(artifact.variants.form(precision))
+    graph = artifact.graph(variant, variant.tasks)
     arrays = artifact.weights(variant).make(graph.weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ptsa_serve.engines.openvino.suit", lambda ov, model: None)
