@@ -12,6 +12,9 @@ __all__ = ["suit"]
 
 _TO_PLANES, _TO_PIXELS = np.array([0, 3, 1, 2]), np.array([0, 2, 3, 1])
 
+# Kernels for images with their channels together compute so many at once, or more.
+_VECTOR = 8
+
 
 class _Scores(NamedTuple):
     """product: of queries and keys. added: to what, as the product goes on through reshapes, which bias is added."""
@@ -27,6 +30,7 @@ def suit(ov: Any, model: Any) -> None:
     images.get_node().set_partial_shape(ov.PartialShape([1, *list(images.partial_shape)[1:]]))
     model.validate_nodes_and_infer_types()
     _scale_planes(ops, model)
+    _scale_few_planes(ops, model)
     _normalise_rows(ops, model)
     _attend(ops, model)
     model.validate_nodes_and_infer_types()
@@ -49,6 +53,24 @@ def _scale_planes(ops: Any, model: Any) -> None:
             for user in list(node.output(0).get_target_inputs()):
                 if not _chosen_among_planes(ops, user.get_node(), scaled):
                     user.replace_source_output(ops.transpose(scaled, _TO_PIXELS).output(0))
+
+
+def _scale_few_planes(ops: Any, model: Any) -> None:
+    """Let maps of few channels be scaled as (C, H, W). As (1, C, H, W) they would keep the order of the convolution
+    that they come from, whose channels lie together: its kernels take a channel's time for eight.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Interpolate" or node.get_attributes()["shape_calculation_mode"] != "sizes":
+            continue
+        maps, how = node.input_value(0), node.get_attributes()
+        shape = list(maps.get_partial_shape())
+        if len(shape) == 4 and shape[1].is_static and shape[1].get_length() < _VECTOR:
+            size = ops.slice(node.input_value(1), np.array([2]), np.array([4]), np.array([1]))
+            scaled = ops.interpolate(
+                ops.squeeze(maps, np.array([0])), size, how["mode"], "sizes", axes=np.array([1, 2]),
+                coordinate_transformation_mode=how["coordinate_transformation_mode"], nearest_mode=how["nearest_mode"],
+            )  # fmt: skip
+            _replace(node, ops.unsqueeze(scaled, np.array([0])))
 
 
 def _middle_scales(node: Any) -> list[float]:

@@ -42,7 +42,7 @@ def types(model: Any) -> Counter[str]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_attention_and_norms_are_operators_with_kernels(artifact: Artifact, precision: Precision):
+def test_attention_norms_and_scaling_are_operators_with_kernels(artifact: Artifact, precision: Precision):
     model = whole(artifact, precision)
     before = types(model)
     suit(ov, model)
@@ -52,6 +52,8 @@ def test_attention_and_norms_are_operators_with_kernels(artifact: Artifact, prec
     norms = [node for node in model.get_ops() if node.get_type_name() == "MVN"]
     assert len(norms) == before["MVN"] > 0
     assert {len(node.get_input_shape(0)) for node in norms} == {3}
+    scaled = [node.get_input_shape(0) for node in model.get_ops() if node.get_type_name() == "Interpolate"]
+    assert Counter(len(shape) for shape in scaled if shape[-3] < 8) == {3: 3}  # depth, normals, saliency
     assert not any(port.partial_shape.is_dynamic for port in [*model.inputs, *model.outputs])
 
 
