@@ -22,6 +22,7 @@ from ptsa_serve.variants import Variant
 
 __all__ = ["Provider", "ProviderEngine", "load", "offers"]
 
+_BUILD = "onnxruntime-gpu"
 _INSTALL = "install it with `pip install 'ptsa-serve[gpu]'` in place of `ptsa-serve[cpu]`"
 
 # Operators that compute shapes and indices from a batch's size: a few integers each, on the CPU by design.
@@ -168,6 +169,8 @@ def load(provider: Provider, artifact: Artifact, options: EngineOptions) -> Prov
 
 def offers(provider: Provider, artifact: Artifact) -> list[EngineOptions]:
     """See `EngineRow`: every form that it takes, where the provider and a GPU are there."""
+    if _BUILD not in builds():  # importing the other takes 17 MB of every server, whatever runs its model
+        return []
     try:
         _import(provider, 0)
     except EngineError:
