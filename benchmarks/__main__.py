@@ -93,8 +93,9 @@ def load(model: Path | None, threads: int, out: Path | None, clients: int, count
 @THREADS
 @OUT
 @click.option("--requests", "count", default=2000, show_default=True)
-def memory(model: Path | None, threads: int, out: Path | None, count: int) -> None:
-    _report(measure_memory(chosen_artifact(model), threads=threads, requests=count), out)
+@click.option("--shapes", type=click.IntRange(1, 5), default=5, show_default=True, help="Aspect ratios of the photos.")
+def memory(model: Path | None, threads: int, out: Path | None, count: int, shapes: int) -> None:
+    _report(measure_memory(chosen_artifact(model), threads=threads, requests=count, shapes=shapes), out)
 
 
 @main.command(help="Which server gives the most photos a second from the same graph? Needs the extra `rivals`.")

@@ -119,17 +119,17 @@ def measure_load(artifact: Artifact, *, threads: int, clients: int, requests: in
     return Measurement("What does the service do under load?", figures, conditions)
 
 
-def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measurement:
-    """Resident memory when ready, while photos of every size are answered one after another, and then side by side.
+def measure_memory(artifact: Artifact, *, threads: int, requests: int, shapes: int) -> Measurement:
+    """Resident memory when ready, while photos of `shapes` sizes are answered one after another, and then side by side.
 
     Growth is that between the medians of the third and of the last quarter of the requests one after another: one
     reading wanders by the size of a photo's maps. Which engine it is follows from the PTSA_* variables, as for users.
     """
-    photos = _photos_of_five_shapes(artifact)
+    photos = _photos_of_five_shapes(artifact)[:shapes]
     with _server(artifact, threads) as server, httpx.Client(base_url=server.url, timeout=120) as client:
 
         def ask(number: int) -> float:
-            client.post("/v1/predict?format=npz", files={"image": photos[number % 5]}).raise_for_status()
+            client.post("/v1/predict?format=npz", files={"image": photos[number % shapes]}).raise_for_status()
             return server.resident_mb()
 
         ready = server.resident_mb()
@@ -151,9 +151,10 @@ def measure_memory(artifact: Artifact, *, threads: int, requests: int) -> Measur
     conditions = {
         "engine": f"{engine['name']} {engine['version']} {engine['precision']}",
         "prefer": Settings.load().prefer,
+        "warm": Settings.load().warm,
         "threads": threads,
         "requests": f"{requests} one after another, as many from {_CROWD} clients",
-        "photos": "five aspect ratios in turn",
+        "photos": f"aspect ratios in turn: {shapes}",
     }
     return Measurement("How much memory does the service take, and does it grow?", figures, conditions)
 

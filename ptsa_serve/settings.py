@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -22,6 +22,8 @@ __all__ = ["AUTO", "PREFIX", "Settings", "words"]
 
 PREFIX = "PTSA_"
 AUTO = "auto"  # of the engine: the one that was found to be the fastest here
+
+Warm = Literal["all", "first"]
 
 _MIB = 1024 * 1024
 
@@ -51,6 +53,7 @@ class Settings(BaseSettings):
     precision: Precision | None = Field(None, description="numbers that the model is computed in; unset: the fastest")
     branches: Branches | None = Field(None, description="how the model holds its branches; unset: the fastest")
     prefer: Prefer = Field("speed", description="what counts more; memory: one run at a time, one copy of the weights")
+    warm: Warm = Field("all", description="the model's sizes that are loaded at the start; first: others when needed")
     threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0: one for each core")
     workers: int = Field(0, ge=0, le=256, description="threads that decode and encode; 0: by the cores, at most 4")
     max_batch: int = Field(1, ge=1, le=64, description="photos of one size in one run of the model")

@@ -76,7 +76,7 @@ class Runtime:
         return self._predictor
 
     def start(self) -> None:
-        """Load the model, reproduce its sample, run every size once, and open the queue.
+        """Load the model, reproduce its sample, run every size once (as the settings want it), and open the queue.
 
         Raises:
             PTSAError: with what is wrong; nothing is left running.
@@ -86,7 +86,8 @@ class Runtime:
             # With limits of its own: those of the operator are for the photos of clients.
             Predictor(predictor.artifact, predictor.engine).verify()
             # What photos side by side need is made when the first of them come.
-            for height, width in predictor.engine.sizes:
+            sizes = tuple(predictor.engine.sizes)
+            for height, width in sizes[:1] if self.settings.warm == "first" else sizes:
                 predictor.engine.run(np.zeros((1, height, width, 3), np.uint8))
         except PTSAError:
             predictor.engine.close()

@@ -89,6 +89,29 @@ def test_engine_that_does_not_reproduce_the_sample_never_serves(tiny_artifact: P
     assert not runtime.ready()
 
 
+@pytest.mark.parametrize("warm", ["all", "first"])
+def test_sizes_beyond_the_first_are_loaded_at_the_start_or_when_needed(tiny_artifact: Path, monkeypatch, warm) -> None:
+    from ptsa_serve.artifact import Artifact
+    from ptsa_serve.engines import EngineOptions, load_engine
+    from ptsa_serve.predictor import Predictor
+
+    artifact = Artifact.open(tiny_artifact)
+    engine = load_engine("onnxruntime", artifact, EngineOptions(threads=1))
+    run, ran = engine.run, set()
+
+    def seen(batch, *tasks, **options):
+        ran.add(batch.shape[1:3])
+        return run(batch, *tasks, **options)
+
+    monkeypatch.setattr(engine, "run", seen)
+    runtime = Runtime(Settings.load({"PTSA_WARM": warm}), lambda settings: Predictor(artifact, engine))
+    runtime.start()
+    runtime.close()
+    first, *others = engine.sizes
+    assert others
+    assert ran == ({first, *others} if warm == "all" else {first})
+
+
 def test_drain_file_takes_the_server_out_before_it_refuses(serve, photo_jpeg: bytes, tmp_path: Path, until) -> None:
     file = tmp_path / "drain"
     with serve(PTSA_DRAIN_FILE=str(file), PTSA_DRAIN_SECONDS="0.4") as server:

@@ -29,6 +29,7 @@ def test_empty_value_means_default() -> None:
         ("PTSA_DRAIN_SECONDS", "-1", "a number from 0"),
         ("PTSA_ENGINE", "abacus", "onnxruntime"),
         ("PTSA_PREFER", "small", "use one of: speed, memory (what counts more"),
+        ("PTSA_WARM", "none", "use one of: all, first (the model's sizes"),
         ("PTSA_PRECISION", "fp8", "use one of: fp32, fp16, bf16, int8 ("),
         ("PTSA_API_KEY", "short", "at least 8"),
         ("PTSA_MIN_SIDE", "4000000", "from 1 to 4096"),
