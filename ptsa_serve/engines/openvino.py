@@ -86,6 +86,7 @@ class OpenVinoEngine:
         self._input = artifact.manifest.input.name
         self._tasks = tuple(artifact.manifest.task_table())
         self._weights: dict[str, np.ndarray] = {}
+        self._exchanged: dict[str, np.ndarray] = {}  # of them, see `suit`
         self._graphs: Kept[Key, Any] = Kept(self._compile, _KEPT[self._prefer])
 
     def run(
@@ -115,6 +116,7 @@ class OpenVinoEngine:
         """See `Engine.close`."""
         self._graphs.close()
         self._weights.clear()
+        self._exchanged.clear()
 
     def _compile(self, key: Key) -> Any:
         variant, tasks, alone = key
@@ -145,9 +147,10 @@ class OpenVinoEngine:
         for parameter in model.get_parameters():
             if (array := self._weights.get(parameter.get_friendly_name())) is not None:
                 constant = self._ov.op.Constant(_tensor(self._ov, array), shared_memory=True)
+                constant.set_friendly_name(parameter.get_friendly_name())
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
-        suit(self._ov, model)
+        suit(self._ov, model, self._weights, self._exchanged)
         return model
 
 
