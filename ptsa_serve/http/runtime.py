@@ -86,8 +86,7 @@ class Runtime:
             # With limits of its own: those of the operator are for the photos of clients.
             Predictor(predictor.artifact, predictor.engine).verify()
             # What photos side by side need is made when the first of them come.
-            sizes = tuple(predictor.engine.sizes)
-            for height, width in sizes[:1] if self.settings.warm == "first" else sizes:
+            for height, width in tuple(predictor.engine.sizes)[: 1 if self.settings.warm == "first" else None]:
                 predictor.engine.run(np.zeros((1, height, width, 3), np.uint8))
         except PTSAError:
             predictor.engine.close()
