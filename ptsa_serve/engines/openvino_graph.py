@@ -90,7 +90,7 @@ def _added_to_planes(ops: Any, user: Any, planes: Any) -> bool:
     if total.get_type_name() != "Add":
         return False
     other = total.input_value(1 - user.get_index())
-    if other.get_partial_shape().rank.get_length() != 4:
+    if _axes(other) != 4:
         return False
     _replace(total, ops.transpose(ops.add(ops.transpose(other, _TO_PLANES), planes), _TO_PIXELS))
     return True
@@ -117,7 +117,7 @@ def _scale_few_planes(ops: Any, model: Any) -> None:
 def _normalise_rows(ops: Any, model: Any) -> None:
     """Let layer norms over (1, H, W, C) be over (1, H W, C): those of four axes are five operators each."""
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "MVN" and node.input_value(0).get_partial_shape().rank.get_length() == 4:
+        if node.get_type_name() == "MVN" and _axes(node.input_value(0)) == 4:
             how, pixels = node.get_attributes(), node.input_value(0)
             channels = pixels.get_partial_shape()[3].get_length()
             rows = ops.reshape(pixels, np.array([1, -1, channels]), special_zero=False)
@@ -151,8 +151,9 @@ def _scores(value: Any) -> _Scores | None:
         value = node.input_value(0)
         if node.get_type_name() == "Add":
             added.append((value, node.input_value(1)))
-    known = all(bias.get_partial_shape().rank.get_length() >= 4 for _, bias in added)
-    return _Scores(node, added) if node.get_type_name() == "MatMul" and len(added) in (1, 2) and known else None
+    if node.get_type_name() != "MatMul" or len(added) not in (1, 2) or _axes(node.output(0)) != 4:
+        return None
+    return _Scores(node, added) if all(_axes(bias) >= 4 for _, bias in added) else None
 
 
 def _keys(product: Any) -> Any:
@@ -168,7 +169,7 @@ def _of_windows(ops: Any, bias: Any, scores: Any) -> Any:
 
     Scores of five axes are those of windows within groups that are stacked: (groups, windows of one, heads, ...).
     """
-    if scores.get_partial_shape().rank.get_length() == 4:
+    if _axes(scores) == 4:
         return bias
     axes = [axis.get_length() for axis in list(bias.get_partial_shape())[-3:]]
     stacked = ops.slice(ops.shape_of(scores), np.array([0]), np.array([2]), np.array([1]))
@@ -183,6 +184,10 @@ def _exchanged(ov: Any, bias: Any, weights: Mapping[str, np.ndarray], known: dic
         return ov.opset13.transpose(bias, np.array([0, 1, 3, 2]))
     array = known.setdefault(name, np.ascontiguousarray(weights[name].swapaxes(2, 3)))
     return ov.op.Constant(ov.Tensor(array, shared_memory=True), shared_memory=True)
+
+
+def _axes(value: Any) -> int:
+    return value.get_partial_shape().rank.get_length()
 
 
 def _replace(node: Any, by: Any) -> None:
