@@ -6,6 +6,7 @@ import time
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ptsa_serve.engines import onnxruntime as real
 from ptsa_serve.engines.base import Prefer
 from ptsa_serve.errors import EngineError
 from ptsa_serve.loading import load_predictor
-from ptsa_serve.selection import Timing, candidates, fastest, recall, remember, time_engines
+from ptsa_serve.selection import Timing, _rounds, candidates, fastest, recall, remember, time_engines
 from ptsa_serve.settings import Settings
 
 
@@ -152,3 +153,20 @@ def test_a_cache_that_holds_something_else_is_as_good_as_none(tiny_artifact: Pat
     for content in ("", "[]", json.dumps({"colour": "red"})):
         file.write_text(content)
         assert recall(artifact, found) is None
+
+
+class Paced:
+    """Stands for a predictor whose photos take `seconds` each."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.engine = seconds, types.SimpleNamespace(lanes=1)
+
+    def run(self, photos: list[Any], alone: bool = True) -> None:
+        time.sleep(self.seconds)
+
+
+def test_after_three_rounds_the_time_is_left_to_those_that_may_be_the_fastest(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ptsa_serve.selection._REST", 0)
+    quick, near, slow = _rounds([Paced(0.01), Paced(0.011), Paced(0.03)], None, seconds=1.5)  # type: ignore[arg-type]
+    assert len(slow[0]) == len(slow[1]) == 2
+    assert len(quick[0]) == len(near[0]) > 3
