@@ -49,12 +49,8 @@ def _scale_planes(ops: Any, model: Any) -> None:
     """
     for node in model.get_ordered_ops():
         if scales := _middle_scales(node):
-            how = node.get_attributes()
             planes = ops.transpose(node.input_value(0), _TO_PLANES)
-            scaled = ops.interpolate(
-                planes, np.array(scales, np.float32), how["mode"], "scales", axes=np.array([2, 3]),
-                coordinate_transformation_mode=how["coordinate_transformation_mode"], nearest_mode=how["nearest_mode"],
-            )  # fmt: skip
+            scaled = _scaled(ops, node, planes, np.array(scales, np.float32), "scales", [2, 3])
             for user in list(node.output(0).get_target_inputs()):
                 if not (_chosen_among_planes(ops, user.get_node(), scaled) or _added_to_planes(ops, user, scaled)):
                     user.replace_source_output(ops.transpose(scaled, _TO_PIXELS).output(0))
@@ -103,15 +99,21 @@ def _scale_few_planes(ops: Any, model: Any) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Interpolate" or node.get_attributes()["shape_calculation_mode"] != "sizes":
             continue
-        maps, how = node.input_value(0), node.get_attributes()
+        maps = node.input_value(0)
         shape = list(maps.get_partial_shape())
         if len(shape) == 4 and shape[1].is_static and shape[1].get_length() < _VECTOR:
             size = ops.slice(node.input_value(1), np.array([2]), np.array([4]), np.array([1]))
-            scaled = ops.interpolate(
-                ops.squeeze(maps, np.array([0])), size, how["mode"], "sizes", axes=np.array([1, 2]),
-                coordinate_transformation_mode=how["coordinate_transformation_mode"], nearest_mode=how["nearest_mode"],
-            )  # fmt: skip
+            scaled = _scaled(ops, node, ops.squeeze(maps, np.array([0])), size, "sizes", [1, 2])
             _replace(node, ops.unsqueeze(scaled, np.array([0])))
+
+
+def _scaled(ops: Any, node: Any, maps: Any, by: Any, kind: str, axes: list[int]) -> Any:
+    """`maps` scaled over `axes` in the way of `node`, an Interpolate. by: factors or sizes, as `kind` says."""
+    how = node.get_attributes()
+    places, nearest = how["coordinate_transformation_mode"], how["nearest_mode"]
+    return ops.interpolate(
+        maps, by, how["mode"], kind, coordinate_transformation_mode=places, nearest_mode=nearest, axes=np.array(axes)
+    )
 
 
 def _normalise_rows(ops: Any, model: Any) -> None:
@@ -182,8 +184,9 @@ def _exchanged(ov: Any, bias: Any, weights: Mapping[str, np.ndarray], known: dic
     name = bias.get_node().get_friendly_name()
     if name not in weights:
         return ov.opset13.transpose(bias, np.array([0, 1, 3, 2]))
-    array = known.setdefault(name, np.ascontiguousarray(weights[name].swapaxes(2, 3)))
-    return ov.op.Constant(ov.Tensor(array, shared_memory=True), shared_memory=True)
+    if name not in known:
+        known[name] = np.ascontiguousarray(weights[name].swapaxes(2, 3))
+    return ov.op.Constant(ov.Tensor(known[name], shared_memory=True), shared_memory=True)
 
 
 def _axes(value: Any) -> int:
